@@ -1,0 +1,210 @@
+"""Every way in which a request can fail, as one tree; the attributes are what the client reads.
+
+The wire form is OpenAI's: {"error": {"message", "type", "param", "code"}}, all four keys always there
+(https://platform.openai.com/docs/guides/error-codes). `gateway.api` is the only place that turns one into HTTP; after
+the head has gone out, `sse.error_event` turns it into the last event of the stream.
+
+    GatewayError
+    |-- BadRequest 400            |-- Unauthorized 401        |-- Forbidden 403
+    |   |-- MissingField          |-- MethodNotAllowed 405    |-- BodyTimeout 408
+    |   |-- DuplicateField        |-- NotFound 404            |-- BodyTooLarge 413
+    |                             |   |-- UnknownModel
+    |-- Overloaded 503            |-- InternalError 500
+    |   |-- LedgerUnavailable
+    |-- UpstreamError 502  (sent: whether the request may have reached the provider)
+        |-- UpstreamUnreachable       |-- UpstreamBroken         |-- UpstreamInvalid
+        |-- UpstreamTimeout 504       |-- StreamInterrupted      |-- UpstreamRefused (the provider's own status)
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import msgspec
+
+
+class GatewayError(Exception):
+    """One failure. `message` is for the client: it names no secret, no internal address and no other tenant."""
+
+    status: int = 500
+    type: str = "server_error"
+    code: str | None = None
+    param: str | None = None
+    # False where the same call cannot succeed soon: the answer then carries `x-should-retry: false`.
+    retryable: ClassVar[bool | None] = None
+    outcome: str = "error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.headers: dict[str, str] = dict(headers or {})
+        if param is not None:
+            self.param = param
+        if code is not None:
+            self.code = code
+
+    def body(self) -> dict[str, dict[str, str | None]]:
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+    def json(self) -> bytes:
+        return msgspec.json.encode(self.body())
+
+
+class BadRequest(GatewayError):
+    status = 400
+    type = "invalid_request_error"
+
+
+class MissingField(BadRequest):
+    code = "missing_required_parameter"
+
+
+class DuplicateField(BadRequest):
+    code = "duplicate_parameter"
+
+
+class Unauthorized(GatewayError):
+    """The same text for an unknown, wrong, expired and disabled key: which of them it is, is nobody's business."""
+
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+    retryable = False
+
+
+class Forbidden(GatewayError):
+    status = 403
+    type = "invalid_request_error"
+    code = "permission_denied"
+    retryable = False
+
+
+class NotFound(GatewayError):
+    status = 404
+    type = "invalid_request_error"
+    code = "unknown_url"
+
+
+class UnknownModel(NotFound):
+    code = "model_not_found"
+    param = "model"
+
+
+class MethodNotAllowed(GatewayError):
+    status = 405
+    type = "invalid_request_error"
+    code = "method_not_supported"
+
+
+class BodyTimeout(GatewayError):
+    status = 408
+    type = "invalid_request_error"
+    code = "request_timeout"
+
+
+class BodyTooLarge(GatewayError):
+    status = 413
+    type = "invalid_request_error"
+    code = "request_too_large"
+
+
+class InternalError(GatewayError):
+    code = "internal_error"
+
+
+class Overloaded(GatewayError):
+    """The gateway has no room now; nothing was sent upstream."""
+
+    status = 503
+    type = "service_unavailable_error"
+    code = "overloaded"
+
+    def __init__(self, message: str, *, retry_after: int = 1, code: str | None = None) -> None:
+        super().__init__(message, code=code, headers={"retry-after": str(retry_after)})
+
+
+class LedgerUnavailable(Overloaded):
+    """What cannot be recorded is not sent."""
+
+    code = "ledger_unavailable"
+
+
+class UpstreamError(GatewayError):
+    """The provider failed. `sent` says whether the request may have reached it, and so may be billed."""
+
+    status = 502
+    type = "upstream_error"
+    code = "bad_gateway"
+    outcome = "upstream_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        sent: bool,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, param=param, code=code, headers=headers)
+        self.sent = sent
+
+
+class UpstreamUnreachable(UpstreamError):
+    """No connection: refused, no such name, TLS refused, an address that is not allowed."""
+
+    code = "upstream_unreachable"
+    outcome = "upstream_unreachable"
+
+
+class UpstreamBroken(UpstreamError):
+    """The connection died, or what came was not HTTP."""
+
+    code = "upstream_broken"
+
+
+class UpstreamInvalid(UpstreamError):
+    """The provider answered 200 with something that is no completion: HTML, nothing, half a document."""
+
+    code = "upstream_invalid_response"
+
+
+class UpstreamTimeout(UpstreamError):
+    """A limit of the route ran out: connecting, the first byte, a gap, the total."""
+
+    status = 504
+    type = "timeout"
+    code = "upstream_timeout"
+    outcome = "upstream_timeout"
+
+
+class StreamInterrupted(UpstreamError):
+    """The stream broke after its first byte: it ends with this as an event and without `[DONE]`."""
+
+    code = "stream_interrupted"
+    outcome = "truncated"
+
+
+class UpstreamRefused(UpstreamError):
+    """The provider's own refusal, in OpenAI's shape, with its status, code and param kept."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        type: str | None = None,  # noqa: A002
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, sent=True, param=param, headers=headers)
+        self.status = status
+        self.type = type or ("invalid_request_error" if status < 500 else "upstream_error")
+        self.code = code

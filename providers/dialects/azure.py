@@ -1,0 +1,26 @@
+"""https://learn.microsoft.com/azure/ai-services/openai/reference: a deployment in the path, a date in the query."""
+
+from typing import ClassVar
+
+from providers.dialects.openai import OpenAI
+from providers.targets import Target
+
+
+class Azure(OpenAI):
+    """With the option `api_version` the dated form; without it the v1 form, whose base URL ends in /openai/v1."""
+
+    name: ClassVar[str] = "azure"
+    label: ClassVar[str] = "Azure OpenAI"
+    options: ClassVar[dict[str, str]] = {
+        **OpenAI.options,
+        "api_version": "the dated API, such as 2024-10-21; leave it out for the v1 API",
+    }
+
+    def url(self, target: Target, path: str) -> str:
+        version = target.provider.options.get("api_version")
+        if not version:
+            return super().url(target, path)
+        return f"{target.provider.base_url}/openai/deployments/{target.model}{path}?api-version={version}"
+
+    def headers(self, target: Target) -> list[tuple[str, str]]:
+        return [("api-key", target.secret)]

@@ -1,0 +1,36 @@
+"""The reference: OpenAI's own HTTP API (https://platform.openai.com/docs/api-reference). Others are "this, except ..."."""
+
+from typing import ClassVar
+
+from providers.targets import ProviderCard, Target
+
+
+class OpenAI:
+    """Says where a request goes and how it is signed. Pure: no network, no ORM; `target.secret` goes nowhere else."""
+
+    name: ClassVar[str] = "openai"
+    label: ClassVar[str] = "OpenAI and whatever speaks its dialect"
+    # Whether the address is the operator's to give; echo needs none.
+    needs_base_url: ClassVar[bool] = True
+    # Option names that the provider's form accepts, with a sentence each.
+    options: ClassVar[dict[str, str]] = {
+        "include_usage": "false: do not ask for usage in streams (an upstream that refuses stream_options)"
+    }
+    # Path, below the base URL, of a cheap GET that proves that address and credential are right; None where there is none.
+    probe_path: ClassVar[str | None] = "/models"
+
+    def url(self, target: Target, path: str) -> str:
+        """The address of one call. `path` is of our own fixed set, such as `/chat/completions`: never the client's."""
+        return target.provider.base_url + path
+
+    def headers(self, target: Target) -> list[tuple[str, str]]:
+        """The signature of one call."""
+        return [("authorization", f"Bearer {target.secret}")] if target.credential else []
+
+    def body_model(self, target: Target) -> str:
+        """What stands in the body's `model`."""
+        return target.model
+
+    def asks_for_usage(self, provider: ProviderCard) -> bool:
+        """Whether `stream_options.include_usage` may be added to a stream."""
+        return bool(provider.options.get("include_usage", True))

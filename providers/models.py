@@ -1,0 +1,128 @@
+"""What an operator configures: providers, their credentials, model aliases with routes, client keys."""
+
+from django.core.validators import MinValueValidator
+from django.db import models
+from django.utils import timezone
+
+from providers import dialects
+from providers.changes import Tracked
+from providers.fields import SealedField
+from providers.ids import uuid7
+
+FROM_FILE = "file"
+FROM_ADMIN = "admin"
+SOURCES = [(FROM_ADMIN, "admin"), (FROM_FILE, "configuration file")]
+
+
+class Row(Tracked):
+    """What all configured rows have in common. `source` says who owns the row: an operator, or import_config."""
+
+    id = models.CharField(primary_key=True, max_length=40, default=uuid7, editable=False)
+    source = models.CharField(max_length=10, choices=SOURCES, default=FROM_ADMIN, editable=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    updated_at = models.DateTimeField(auto_now=True, editable=False)
+
+    class Meta:
+        abstract = True
+
+
+class Provider(Row):
+    """An upstream that speaks OpenAI's dialect, or almost."""
+
+    name = models.SlugField(max_length=60, unique=True)
+    dialect = models.CharField(max_length=40, choices=dialects.choices, default="openai")
+    # Not a URLField: the admin would draw it as a link, and `javascript:` is a URL too.
+    base_url = models.CharField("base URL", max_length=500, blank=True)
+    options = models.JSONField(default=dict, blank=True)
+    quirks = models.JSONField(default=dict, blank=True)
+    timeouts = models.JSONField(default=dict, blank=True)
+    enabled = models.BooleanField(default=True)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Credential(Row):
+    """One token of a provider: sealed with its row and the provider's origin, or a reference that is never stored."""
+
+    provider = models.ForeignKey(Provider, on_delete=models.CASCADE, related_name="credentials")
+    name = models.SlugField(max_length=60, default="main")
+    sealed = SealedField(blank=True, default="", editable=False)
+    reference = models.CharField(max_length=200, blank=True)  # env:NAME or ssm:NAME
+    hint = models.CharField(max_length=20, blank=True, default="", editable=False)  # the last four characters
+    enabled = models.BooleanField(default=True)
+
+    class Meta:
+        ordering = ["created_at", "id"]
+        constraints = [models.UniqueConstraint(fields=["provider", "name"], name="credential_name")]
+
+    def __str__(self) -> str:
+        return f"{self.provider.name}/{self.name}"
+
+    def change_target(self) -> tuple[str, str]:
+        return "provider", self.provider_id
+
+
+class ModelAlias(Row):
+    """A name that clients ask for: exact, `prefix/*`, or `*`."""
+
+    ORDERED, WEIGHTED = "ordered", "weighted"
+    name = models.CharField(max_length=200, unique=True)
+    strategy = models.CharField(
+        max_length=10, choices=[(ORDERED, "in order"), (WEIGHTED, "by weight")], default=ORDERED
+    )
+    retry_after_timeout = models.BooleanField(default=False)
+    early_200 = models.BooleanField("early 200", default=False)
+    enabled = models.BooleanField(default=True)
+
+    class Meta:
+        ordering = ["name"]
+        verbose_name_plural = "model aliases"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Route(Row):
+    """One way to serve an alias: a provider and the model's name there."""
+
+    alias = models.ForeignKey(ModelAlias, on_delete=models.CASCADE, related_name="routes")
+    provider = models.ForeignKey(Provider, on_delete=models.PROTECT, related_name="routes")
+    # "" is Predibase's base model; under a pattern it passes the name on.
+    model = models.CharField("upstream model", max_length=300, blank=True, default="")
+    position = models.PositiveSmallIntegerField(default=0)
+    weight = models.PositiveSmallIntegerField(default=1, validators=[MinValueValidator(1)])
+
+    class Meta:
+        ordering = ["position", "created_at", "id"]
+
+    def __str__(self) -> str:
+        return f"{self.provider.name}:{self.model}"
+
+    def change_target(self) -> tuple[str, str]:
+        return "modelalias", self.alias_id
+
+
+class ClientKey(Row):
+    """What an application holds: an id, a digest and what the key may do. The key itself is shown once and not kept."""
+
+    SECRET = "secret"  # noqa: S105
+    name = models.CharField(max_length=100)
+    kind = models.CharField(max_length=12, choices=[(SECRET, "secret")], default=SECRET, editable=False)
+    pepper_id = models.CharField(max_length=40, editable=False)
+    digest = models.BinaryField(max_length=32, editable=False)
+    last_four = models.CharField(max_length=4, editable=False)
+    # A key brought from elsewhere has no id of ours in it: it is found by its digest, from the catalog.
+    foreign = models.BooleanField(default=False, editable=False)
+    aliases = models.JSONField(default=list, blank=True)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    enabled = models.BooleanField(default=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.id})"

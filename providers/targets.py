@@ -1,0 +1,110 @@
+"""What the hot path sees of the configuration: frozen values without relations, so that no query can happen by chance."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from providers.secret import Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds. `connect` covers DNS, TCP and TLS; `gap` is the longest silence between two chunks of a stream."""
+
+    connect: float = 5.0
+    pool: float = 2.0
+    first_byte: float = 60.0
+    gap: float = 60.0
+    total: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Quirks:
+    """Declared edits of a provider's requests (providers/quirks.py): what its row says, and nothing else."""
+
+    rename: Mapping[str, str] = field(default_factory=dict)
+    drop: frozenset[str] = frozenset()
+    set: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialCard:
+    id: str
+    name: str
+    secret: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderCard:
+    """One upstream. `base_url` is normalised: scheme, host, path, no trailing slash; "" for the echo dialect."""
+
+    id: str
+    name: str
+    dialect: str
+    base_url: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    quirks: Quirks = field(default_factory=Quirks)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    credentials: tuple[CredentialCard, ...] = ()
+    enabled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RouteCard:
+    """One way to serve an alias; `model` "" means the base model, or under a pattern the rest of the name."""
+
+    provider_id: str
+    model: str = ""
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class AliasCard:
+    """A name that clients may ask for: exact, or a pattern with one `*` at its end."""
+
+    id: str
+    name: str
+    routes: tuple[RouteCard, ...] = ()
+    strategy: str = "ordered"  # or "weighted"
+    retry_after_timeout: bool = False
+    early_200: bool = False
+    created: int = 0  # unix seconds, for GET /v1/models
+
+
+@dataclass(frozen=True, slots=True)
+class KeyCard:
+    """A client key as the hot path knows it; `digest` is the HMAC under the pepper `pepper_id`."""
+
+    id: str
+    name: str
+    pepper_id: str
+    digest: bytes
+    aliases: tuple[str, ...] = ("*",)  # patterns, compared with the name that the client asks for
+    enabled: bool = True
+    expires_at: float | None = None  # unix seconds, wall time
+    kind: str = "secret"
+
+    def is_live(self, now: float) -> bool:
+        return self.enabled and (self.expires_at is None or now < self.expires_at)
+
+    def may_use(self, model: str) -> bool:
+        return any(matches(pattern, model) for pattern in self.aliases)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where one attempt goes: the provider, the credential to use there, and the model's name there."""
+
+    provider: ProviderCard
+    model: str
+    credential: CredentialCard | None = None
+
+    @property
+    def secret(self) -> str:
+        return self.credential.secret.reveal() if self.credential else ""
+
+
+def matches(pattern: str, name: str) -> bool:
+    """`fast` matches itself, `mistral/*` everything that begins with `mistral/`, `*` every name, the empty one too."""
+    return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern

@@ -1,0 +1,154 @@
+"""The process's environment, read once and typed: each value from NAME, or from the file that NAME_FILE names."""
+
+import base64
+import binascii
+import json
+import os
+import secrets
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import environ
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+DEVELOPMENT_FILE = "development.json"
+DEVELOPMENT_COMMANDS = frozenset({"runserver", "quickstart"})
+PRODUCTION_COMMANDS = frozenset({"serve"})
+MIN_SECRET_BYTES = 32
+# Values that stand in this project's or its neighbours' documents: anyone can read them, so they protect nothing.
+PUBLISHED = frozenset({"changeme", "change-me", "secret", "insecure", "sk-1234", "password", "example"})
+
+reader = environ.FileAwareEnv()
+
+
+def text(name: str, default: str = "") -> str:
+    """The variable as text, stripped; `default` where it is unset or empty."""
+    value: str = reader.str(name, default=default)
+    return value.strip() or default
+
+
+def flag(name: str, *, default: bool) -> bool:
+    value: bool = reader.bool(name, default=default)
+    return value
+
+
+def number(name: str, default: int) -> int:
+    value: int = reader.int(name, default=default)
+    return value
+
+
+def words(name: str, default: str = "") -> list[str]:
+    """A comma-separated list, blanks dropped."""
+    return [word.strip() for word in text(name, default).split(",") if word.strip()]
+
+
+def data_dir() -> Path:
+    return Path(text("GATEWAY_DATA_DIR", str(BASE_DIR / "data")))
+
+
+def is_development_command(command: str) -> bool:
+    """Whether `manage.py COMMAND` runs in development when DJANGO_DEBUG says nothing.
+
+    `quickstart` and `runserver` do. So does every other command but `serve` where quickstart has left its secrets in
+    the data directory: `manage.py create_client_key` must reach the same keys as the server that it is meant for.
+    """
+    if command in PRODUCTION_COMMANDS:
+        return False
+    return command in DEVELOPMENT_COMMANDS or (data_dir() / DEVELOPMENT_FILE).exists()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a start is refused: the variable, what is wrong with it, and what to do."""
+
+    name: str
+    wrong: str
+    hint: str
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """Django's key, the credential encryption keys and the client-key peppers; the first of each is used for writing."""
+
+    django_key: str
+    encryption_keys: Mapping[str, bytes]
+    key_peppers: Mapping[str, bytes]
+    problems: tuple[Problem, ...] = field(default=())
+
+
+def load_secrets(*, development: bool) -> Secrets:
+    """Read the three secrets; in development, make and keep those that are missing."""
+    made = _development_values() if development else {}
+    django_key = text("DJANGO_SECRET_KEY") or made.get("DJANGO_SECRET_KEY", "")
+    problems: list[Problem] = []
+    encryption_keys = _keyring("GATEWAY_ENCRYPTION_KEYS", made, problems)
+    key_peppers = _keyring("GATEWAY_KEY_PEPPERS", made, problems)
+    if not django_key:
+        problems.append(Problem("DJANGO_SECRET_KEY", "is not set", _hint("DJANGO_SECRET_KEY")))
+    elif len(django_key) < MIN_SECRET_BYTES or django_key.lower() in PUBLISHED or len(set(django_key)) < 8:
+        problems.append(Problem("DJANGO_SECRET_KEY", "is too short or easily guessed", _hint("DJANGO_SECRET_KEY")))
+    values = [django_key.encode(), *encryption_keys.values(), *key_peppers.values()]
+    values = [value for value in values if value]
+    if len(set(values)) != len(values):
+        names = "DJANGO_SECRET_KEY, GATEWAY_ENCRYPTION_KEYS, GATEWAY_KEY_PEPPERS"
+        problems.append(Problem(names, "hold the same value twice", "Each protects something else: make each anew."))
+    return Secrets(django_key, encryption_keys, key_peppers, tuple(problems))
+
+
+def _keyring(name: str, made: Mapping[str, str], problems: list[Problem]) -> dict[str, bytes]:
+    value = text(name) or made.get(name, "")
+    if not value:
+        problems.append(Problem(name, "is not set", _hint(name)))
+    ring: dict[str, bytes] = {}
+    for word in filter(None, (part.strip() for part in value.split(","))):
+        key_id, colon, encoded = word.partition(":")
+        try:
+            key = base64.b64decode(encoded, validate=True)
+        except (binascii.Error, ValueError):
+            key = b""
+        if not colon or not key_id or not key_id.isalnum():
+            problems.append(Problem(name, "has an entry that is not of the form id:base64", _hint(name)))
+        elif key_id in ring:
+            problems.append(Problem(name, f"has the id {key_id!r} twice", _hint(name)))
+        elif len(key) != MIN_SECRET_BYTES or len(set(key)) < 8:
+            problems.append(Problem(name, f"entry {key_id!r} is not 32 random bytes in base64", _hint(name)))
+        else:
+            ring[key_id] = key
+    return ring
+
+
+def _hint(name: str) -> str:
+    if name == "DJANGO_SECRET_KEY":
+        return "Set it to 50 random characters: python -c 'import secrets; print(secrets.token_urlsafe(50))'"
+    one = "import base64, secrets; print(\"k1:\" + base64.b64encode(secrets.token_bytes(32)).decode())"
+    return f"Set {name} to id:base64 of 32 random bytes: python -c '{one}'"
+
+
+def _development_values() -> dict[str, str]:
+    """The secrets of a development machine: made once, kept in the data directory, readable by its owner only."""
+    path = data_dir() / DEVELOPMENT_FILE
+    try:
+        kept: dict[str, str] = json.loads(path.read_text())
+    except FileNotFoundError:
+        kept = {}
+    else:
+        return kept
+    kept = {
+        "DJANGO_SECRET_KEY": secrets.token_urlsafe(50),
+        "GATEWAY_ENCRYPTION_KEYS": f"dev:{base64.b64encode(secrets.token_bytes(32)).decode()}",
+        "GATEWAY_KEY_PEPPERS": f"dev:{base64.b64encode(secrets.token_bytes(32)).decode()}",
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # Two processes may start at once: the first to create the file decides, the other reads it.
+        with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+            json.dump(kept, file)
+    except FileExistsError:
+        kept = json.loads(path.read_text())
+    return kept
+
+
+def under_test() -> bool:
+    return "pytest" in sys.modules

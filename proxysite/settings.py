@@ -1,0 +1,122 @@
+"""All settings, from the environment (docs/settings.md). What an operator edits is a row in the admin, not here."""
+
+from proxysite import env
+
+BASE_DIR = env.BASE_DIR
+DEBUG = env.flag("DJANGO_DEBUG", default=False)
+DATA_DIR = env.data_dir()
+
+# --- secrets: never derived from one another ------------------------------------------------------------------------
+SECRETS = env.load_secrets(development=DEBUG)
+SECRET_KEY = SECRETS.django_key
+GATEWAY_ENCRYPTION_KEYS = SECRETS.encryption_keys
+GATEWAY_KEY_PEPPERS = SECRETS.key_peppers
+
+# --- the building ----------------------------------------------------------------------------------------------------
+ALLOWED_HOSTS = env.words("DJANGO_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
+CSRF_TRUSTED_ORIGINS = env.words("DJANGO_CSRF_TRUSTED_ORIGINS")
+ROOT_URLCONF = "proxysite.urls"
+ASGI_APPLICATION = "proxysite.asgi.application"
+APPEND_SLASH = False
+INSTALLED_APPS = [
+    "proxysite.apps.ProxysiteConfig",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django_object_actions",
+    "csp",
+    "ninja",
+    "providers.apps.ProvidersConfig",
+    "ledger.apps.LedgerConfig",
+    "gateway.apps.GatewayConfig",
+]
+# For the admin and the other pages of Django only: the gateway's handler runs none of it (a hop to a thread each).
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "proxysite" / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+DATA_UPLOAD_MAX_MEMORY_SIZE = 2_621_440
+
+STATIC_URL = "/static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+}
+WHITENOISE_USE_FINDERS = True
+WHITENOISE_AUTOREFRESH = DEBUG
+
+# --- the database ----------------------------------------------------------------------------------------------------
+DATABASES = {"default": env.reader.db("DATABASE_URL", default=f"sqlite:///{DATA_DIR / 'gateway.sqlite3'}")}
+if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+    DATABASES["default"]["OPTIONS"] = {
+        # IMMEDIATE waits for the write lock at BEGIN; a deferred transaction that turns to writing fails at once.
+        "transaction_mode": "IMMEDIATE",
+        "timeout": 5,
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+    }
+    if not env.under_test():
+        DATA_DIR.mkdir(parents=True, exist_ok=True)
+else:
+    DATABASES["default"].setdefault("CONN_MAX_AGE", 300)
+    DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
+    DATABASES["default"].setdefault("OPTIONS", {}).update(
+        {"connect_timeout": 5, "keepalives_idle": 30, "tcp_user_timeout": 3000}
+    )
+
+# --- safety of the pages ---------------------------------------------------------------------------------------------
+X_FRAME_OPTIONS = "DENY"
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = env.flag("GATEWAY_HTTPS", default=False)
+SECURE_HSTS_SECONDS = 31_536_000 if SESSION_COOKIE_SECURE else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = SESSION_COOKIE_SECURE
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+if env.number("GATEWAY_TRUSTED_PROXY_HOPS", 0):
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": ["'self'"],
+        "img-src": ["'self'", "data:"],
+        "object-src": ["'none'"],
+        "base-uri": ["'self'"],
+        "form-action": ["'self'"],
+        "frame-ancestors": ["'none'"],
+    }
+}
+
+# --- the gateway -----------------------------------------------------------------------------------------------------
+GATEWAY_CONFIG = env.text("GATEWAY_CONFIG")
+GATEWAY_PRIVATE_UPSTREAMS = env.words("GATEWAY_PRIVATE_UPSTREAMS")
+GATEWAY_TRUSTED_PROXY_HOPS = env.number("GATEWAY_TRUSTED_PROXY_HOPS", 0)
+OPENAI_SERVER_URL = env.text("OPENAI_SERVER_URL")
+OPENAI_PROXY_URL = env.text("OPENAI_PROXY_URL")
