@@ -1,0 +1,65 @@
+"""The tokens of one call, as providers report them (pure): https://platform.openai.com/docs/api-reference/chat/object."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+# Providers that are not OpenAI give cached tokens under names of their own.
+CACHED_NAMES = ("prompt_cache_hit_tokens", "cached_tokens")
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens; `tokens_cached` is a part of `tokens_in`, `tokens_reasoning` a part of `tokens_out`."""
+
+    tokens_in: int = 0
+    tokens_out: int = 0
+    tokens_cached: int = 0
+    tokens_reasoning: int = 0
+
+
+def read_usage(value: object) -> Usage | None:
+    """Usage from the `usage` object of chat, completions, embeddings or responses; None where it holds no count.
+
+    Tolerates nulls, numbers given as floats and missing fields; a negative or absurd count is none.
+    """
+    if not isinstance(value, Mapping):
+        return None
+    tokens_in = _count(value, "prompt_tokens", "input_tokens")
+    tokens_out = _count(value, "completion_tokens", "output_tokens")
+    total = _count(value, "total_tokens")
+    if tokens_in is None and tokens_out is None and total is None:
+        return None
+    if tokens_in is None:
+        tokens_in = max((total or 0) - (tokens_out or 0), 0)
+    if tokens_out is None:
+        tokens_out = max((total or 0) - tokens_in, 0)
+    cached = _count(_part(value, "prompt_tokens_details", "input_tokens_details"), "cached_tokens")
+    if cached is None:
+        cached = _count(value, *CACHED_NAMES)
+    reasoning = _count(_part(value, "completion_tokens_details", "output_tokens_details"), "reasoning_tokens")
+    return Usage(tokens_in, tokens_out, min(cached or 0, tokens_in), min(reasoning or 0, tokens_out))
+
+
+def decode_usage(data: bytes | msgspec.Raw) -> Usage | None:
+    """Usage from the JSON text of a `usage` object; None where it is not one."""
+    try:
+        return read_usage(msgspec.json.decode(data))
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+
+
+def _part(value: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+    for name in names:
+        part = value.get(name)
+        if isinstance(part, Mapping):
+            return part
+    return {}
+
+
+def _count(value: Mapping[str, Any], *names: str) -> int | None:
+    for name in names:
+        number = value.get(name)
+        if isinstance(number, int | float) and not isinstance(number, bool) and 0 <= number < 2**53:
+            return int(number)
+    return None
