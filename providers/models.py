@@ -1,13 +1,22 @@
 """What an operator configures: providers, their credentials, model aliases with routes, client keys."""
 
+from collections.abc import Collection
+from typing import ClassVar
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator
 from django.db import models
 from django.utils import timezone
 
-from providers import dialects
-from providers.changes import Tracked
+from providers import addresses, aliases, dialects, quirks, references, timeouts, vault
+from providers.changes import Change, Tracked
 from providers.fields import SealedField
 from providers.ids import uuid7
+from providers.managers import ClientKeyManager
+from providers.secret import Secret
+
+__all__ = ["Change", "ClientKey", "Credential", "ModelAlias", "Provider", "Route", "Row"]
 
 FROM_FILE = "file"
 FROM_ADMIN = "admin"
@@ -22,7 +31,7 @@ class Row(Tracked):
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     updated_at = models.DateTimeField(auto_now=True, editable=False)
 
-    class Meta:
+    class Meta(Tracked.Meta):
         abstract = True
 
 
@@ -44,6 +53,24 @@ class Provider(Row):
     def __str__(self) -> str:
         return self.name
 
+    def clean(self) -> None:
+        """Refuse JSON that the catalog could not use; the errors stand at their fields."""
+        wrong: dict[str, str] = {}
+        for name, parse in (("quirks", quirks.parse), ("timeouts", timeouts.parse)):
+            try:
+                parse(getattr(self, name))
+            except ValueError as error:
+                wrong[name] = str(error)
+        if not isinstance(self.options, dict):
+            wrong["options"] = "must be an object"
+        if wrong:
+            raise ValidationError(wrong)
+
+    @property
+    def origin(self) -> str:
+        """`scheme://host:port`, which its credentials are sealed for; "" without an address. Raises AddressError."""
+        return addresses.origin(self.base_url) if self.base_url else ""
+
 
 class Credential(Row):
     """One token of a provider: sealed with its row and the provider's origin, or a reference that is never stored."""
@@ -62,8 +89,32 @@ class Credential(Row):
     def __str__(self) -> str:
         return f"{self.provider.name}/{self.name}"
 
+    def clean(self) -> None:
+        if self.reference:
+            try:
+                references.check(self.reference)
+            except references.BadReference as error:
+                raise ValidationError({"reference": str(error)}) from None
+
     def change_target(self) -> tuple[str, str]:
         return "provider", self.provider_id
+
+    @classmethod
+    def change_kinds(cls) -> Collection[str]:
+        return ("provider",)
+
+    def seal(self, secret: str) -> None:
+        """Take in a token, sealed for this row and the provider's present origin; the caller saves; VaultError."""
+        self.sealed = vault.seal(settings.GATEWAY_ENCRYPTION_KEYS, secret, row_id=self.id, origin=self.provider.origin)
+        self.reference = ""
+        # Of a short token four characters would give away too much.
+        self.hint = secret[-4:] if len(secret) >= 16 else ""
+
+    def unseal(self) -> Secret:
+        """The token, out of its seal or from where its reference points; raises VaultError or BadReference."""
+        if self.reference:
+            return references.resolve(self.reference)
+        return vault.unseal(settings.GATEWAY_ENCRYPTION_KEYS, self.sealed, row_id=self.id, origin=self.provider.origin)
 
 
 class ModelAlias(Row):
@@ -85,6 +136,12 @@ class ModelAlias(Row):
     def __str__(self) -> str:
         return self.name
 
+    def clean(self) -> None:
+        try:
+            aliases.check(self.name)
+        except ValueError as error:
+            raise ValidationError({"name": str(error)}) from None
+
 
 class Route(Row):
     """One way to serve an alias: a provider and the model's name there."""
@@ -105,6 +162,14 @@ class Route(Row):
     def change_target(self) -> tuple[str, str]:
         return "modelalias", self.alias_id
 
+    @classmethod
+    def change_kinds(cls) -> Collection[str]:
+        return ("modelalias",)
+
+
+def every_alias() -> list[str]:
+    return ["*"]
+
 
 class ClientKey(Row):
     """What an application holds: an id, a digest and what the key may do. The key itself is shown once and not kept."""
@@ -117,12 +182,24 @@ class ClientKey(Row):
     last_four = models.CharField(max_length=4, editable=False)
     # A key brought from elsewhere has no id of ours in it: it is found by its digest, from the catalog.
     foreign = models.BooleanField(default=False, editable=False)
-    aliases = models.JSONField(default=list, blank=True)
+    # Patterns; an empty list allows nothing, so that taking the last one away does not open the rest.
+    aliases = models.JSONField(default=every_alias, blank=True)
     expires_at = models.DateTimeField(null=True, blank=True)
     enabled = models.BooleanField(default=True)
 
+    objects: ClassVar[ClientKeyManager] = ClientKeyManager()
+
     class Meta:
         ordering = ["-created_at"]
+        constraints = [models.UniqueConstraint(fields=["pepper_id", "digest"], name="clientkey_digest")]
+        # The catalog reads all keys from elsewhere, once a minute, out of any number of others.
+        indexes = [models.Index(fields=["id"], condition=models.Q(foreign=True), name="clientkey_foreign")]
 
     def __str__(self) -> str:
         return f"{self.name} ({self.id})"
+
+    def clean(self) -> None:
+        try:
+            aliases.check_all(self.aliases)
+        except ValueError as error:
+            raise ValidationError({"aliases": str(error)}) from None

@@ -1,0 +1,79 @@
+"""Look-ups and births of client keys."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from django.db import models
+
+from providers import aliases as alias_names
+from providers import keys, peppers
+from providers.changes import TrackedQuerySet
+
+if TYPE_CHECKING:
+    from providers.models import ClientKey
+
+# Keys from elsewhere are held in every process's memory.
+MAX_FOREIGN = 10_000
+LAST = 4
+
+
+class KeyRefused(ValueError):
+    """The key or its settings cannot be taken; the message is for the operator and names no secret."""
+
+
+class ClientKeyManager(models.Manager.from_queryset(TrackedQuerySet["ClientKey"])):  # type: ignore[misc]
+    def mint(
+        self, name: str, *, aliases: Sequence[str] = ("*",), expires_at: datetime | None = None
+    ) -> "tuple[ClientKey, str]":
+        """A new key and its row. The token is in no other place: show it once."""
+        _check(name, aliases)
+        minted = keys.mint()
+        row = self._born(minted.token, id=minted.id, name=name, aliases=list(aliases), expires_at=expires_at)
+        return row, minted.token
+
+    def adopt(
+        self, token: str, *, name: str, aliases: Sequence[str] = ("*",), expires_at: datetime | None = None
+    ) -> "ClientKey":
+        """Take over a key that is out in the field, of any form but our own; raises KeyRefused."""
+        _check(name, aliases)
+        if keys.parse(token) is not None:
+            raise KeyRefused(
+                f"a key from elsewhere has 1 to {keys.FOREIGN_CHARS} printable ASCII characters, no space at an end, "
+                "and does not begin like the gateway's own (sk-gw-, pk-gw-, ek-gw-)"
+            )
+        known = self.with_token(token)
+        if known is not None:
+            raise KeyRefused(f"that key is known already, as {known.name!r} ({known.id})")
+        if self.filter(foreign=True).count() >= MAX_FOREIGN:
+            raise KeyRefused(f"there are {MAX_FOREIGN} keys from elsewhere already: revoke and delete some")
+        return self._born(token, name=name, aliases=list(aliases), expires_at=expires_at, foreign=True)
+
+    def with_token(self, token: str) -> "ClientKey | None":
+        """The row of a token under any configured pepper."""
+        for pepper_id, pepper in peppers.ring().items():
+            row: ClientKey | None = self.filter(pepper_id=pepper_id, digest=keys.digest(pepper, token)).first()
+            if row is not None:
+                return row
+        return None
+
+    def by_id(self, key_id: str) -> "ClientKey | None":
+        """The row of a public id; None where there is none."""
+        row: ClientKey | None = self.filter(pk=key_id).first()
+        return row
+
+    def _born(self, token: str, **fields: object) -> "ClientKey":
+        pepper_id, pepper = peppers.primary()
+        row: ClientKey = self.create(
+            pepper_id=pepper_id, digest=keys.digest(pepper, token), last_four=token[-LAST:], **fields
+        )
+        return row
+
+
+def _check(name: str, aliases: Sequence[str]) -> None:
+    if not name.strip() or len(name) > 100:
+        raise KeyRefused("a key's name has 1 to 100 characters")
+    try:
+        alias_names.check_all(list(aliases))
+    except ValueError as error:
+        raise KeyRefused(str(error)) from None
