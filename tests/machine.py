@@ -1,0 +1,99 @@
+"""What some tests need beyond Python: they are left out where it is missing, one line for each, or in CI refused.
+
+A test says so with a marker (`pytest.mark.postgres`); nobody writes a skip. Under `CI=true` a missing need ends the run
+before any test, because a machine that quietly tests less proves nothing.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg import sql
+
+POSTGRES_URL = os.environ.get("TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+LEFT_OUT = pytest.StashKey[list[str]]()
+
+
+@dataclass(frozen=True)
+class Need:
+    """`missing` gives the reason why the machine does not have it, or ""."""
+
+    marker: str
+    name: str
+    missing: Callable[[], str]
+
+
+def missing_node() -> str:
+    absent = [name for name in ("node", "npm") if shutil.which(name) is None]
+    if absent:
+        return f"no {' and no '.join(absent)} on the PATH"
+    version = subprocess.run(["node", "--version"], capture_output=True, text=True, check=False).stdout.strip()
+    return "" if int(version.lstrip("v").partition(".")[0] or 0) >= 18 else f"node is {version}, not 18 or newer"
+
+
+def missing_postgres() -> str:
+    try:
+        psycopg.connect(POSTGRES_URL, connect_timeout=3).close()
+    except psycopg.OperationalError:
+        return "no server answers at TEST_POSTGRES_URL, or at 127.0.0.1:5432 where that is not set"
+    return ""
+
+
+def chromium_path() -> str | None:
+    return next(filter(None, map(shutil.which, CHROMIUM)), None)
+
+
+def missing_chromium() -> str:
+    return "" if chromium_path() else f"none of {', '.join(CHROMIUM)} on the PATH"
+
+
+NEEDS = (
+    Need("node", "Node.js 18 and npm", missing_node),
+    Need("postgres", "PostgreSQL", missing_postgres),
+    Need("browser", "Chromium", missing_chromium),
+)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    lines = config.stash.setdefault(LEFT_OUT, [])
+    for need in NEEDS:
+        wanting = [item for item in items if item.get_closest_marker(need.marker)]
+        reason = need.missing() if wanting else ""
+        if not reason:
+            continue
+        line = f"{len(wanting)} test{'s' * (len(wanting) > 1)} left out: needs {need.name} ({reason})"
+        if os.environ.get("CI") == "true":
+            raise pytest.UsageError(f"CI=true, and {line.replace('left out', 'would be left out')}")
+        lines.append(line)
+        items[:] = [item for item in items if item not in wanting]
+        config.hook.pytest_deselected(items=wanting)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for line in config.stash.get(LEFT_OUT, []):
+        terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def postgres_url() -> Iterator[str]:
+    """The URL of an empty database of this test's own; it is dropped afterwards, open connections or not."""
+    name = f"test_{uuid4().hex[:12]}"
+    with psycopg.connect(POSTGRES_URL, autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        yield POSTGRES_URL.partition("?")[0].rpartition("/")[0] + f"/{name}"
+        admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def chromium() -> str:
+    """The path of the browser, for Playwright's `executable_path`."""
+    path = chromium_path()
+    assert path is not None
+    return path
