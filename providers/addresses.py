@@ -211,7 +211,8 @@ class AddressPolicy:
             return
         if place.host in NEVER_NAMES:
             raise AddressRefused("This is the metadata service of a cloud: it is never called.")
-        if (place.host, place.port) in self._names or self._networks or self._endpoints:
+        known_port = any(port == place.port for _, port in self._endpoints)
+        if (place.host, place.port) in self._names or self._networks or known_port:
             return  # where the name leads is looked at when connecting
         if self.development and _below(place.host, ("localhost",)):
             return

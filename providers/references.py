@@ -16,6 +16,8 @@ class BadReference(Exception):
 
 def check(reference: str) -> None:
     """Raises BadReference where the text is not of the form env:NAME."""
+    if reference.startswith("ssm:"):
+        raise BadReference("ssm: references need the aws extra, which is not part of this installation: use env:NAME")
     if not FORM.match(reference):
         raise BadReference("a reference is of the form env:NAME")
 

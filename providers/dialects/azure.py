@@ -11,6 +11,7 @@ class Azure(OpenAI):
 
     name: ClassVar[str] = "azure"
     label: ClassVar[str] = "Azure OpenAI"
+    bare_path: ClassVar[str] = ""
     options: ClassVar[dict[str, str]] = {
         **OpenAI.options,
         "api_version": "the dated API, such as 2024-10-21; leave it out for the v1 API",

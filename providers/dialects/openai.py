@@ -12,6 +12,8 @@ class OpenAI:
     label: ClassVar[str] = "OpenAI and whatever speaks its dialect"
     # Whether the address is the operator's to give; echo needs none.
     needs_base_url: ClassVar[bool] = True
+    # What is appended to a base URL that names a host only.
+    bare_path: ClassVar[str] = "/v1"
     # Option names that the provider's form accepts, with a sentence each.
     options: ClassVar[dict[str, str]] = {
         "include_usage": "false: do not ask for usage in streams (an upstream that refuses stream_options)"

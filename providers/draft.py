@@ -1,0 +1,72 @@
+"""A provider's settings on their way in, from a form or a file: filled, normalised and checked as one (pure)."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from providers import dialects, quirks, timeouts
+from providers.addresses import AddressError, AddressPolicy, normalise
+from providers.presets import fill
+
+OPTION_TEXT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderValues:
+    """What a provider's row holds beside its name; the mappings are plain JSON."""
+
+    dialect: str = "openai"
+    base_url: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    quirks: Mapping[str, Any] = field(default_factory=dict)
+    timeouts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong with one field, in words for the operator."""
+
+    field: str
+    message: str
+
+
+def settled(values: ProviderValues, policy: AddressPolicy) -> tuple[ProviderValues, list[Fault]]:
+    """The values as they are stored, and what is wrong with them; with faults, they are not to be stored."""
+    faults: list[Fault] = []
+    base_url, options = values.base_url.strip(), dict(values.options)
+    dialect = dialects.registry().get(values.dialect)
+    if dialect is None:
+        known = ", ".join(sorted(dialects.registry()))
+        faults.append(Fault("dialect", f"there is no dialect {values.dialect!r}; known are {known}"))
+    elif dialect.needs_base_url:
+        base_url, options = fill(base_url, options)
+        try:
+            base_url = normalise(base_url, bare_path=dialect.bare_path)
+            policy.check_url(base_url)
+        except AddressError as error:
+            faults.append(Fault("base_url", str(error)))
+    elif base_url:
+        faults.append(Fault("base_url", f"the dialect {values.dialect} calls no address: leave it empty"))
+    if dialect is not None:
+        faults.extend(_option_faults(options, dialect.options))
+    for name, parse in (("quirks", quirks.parse), ("timeouts", timeouts.parse)):
+        try:
+            parse(getattr(values, name))
+        except ValueError as error:
+            faults.append(Fault(name, str(error)))
+    return replace(values, base_url=base_url, options=options), faults
+
+
+def _option_faults(options: Mapping[str, Any], known: Mapping[str, str]) -> list[Fault]:
+    faults: list[Fault] = []
+    for name, value in options.items():
+        if name not in known:
+            names = ", ".join(sorted(known)) or "none"
+            faults.append(Fault("options", f"{name} is no option of this dialect; known are {names}"))
+        elif name == "include_usage":
+            if not isinstance(value, bool):
+                faults.append(Fault("options", f"{name} must be true or false"))
+        elif not isinstance(value, str) or not OPTION_TEXT.fullmatch(value):
+            faults.append(Fault("options", f"{name} must be a text of letters, digits, dots and hyphens, in quotes"))
+    return faults
