@@ -26,7 +26,7 @@ class Settled(Opened, tag="done", tag_field="t", omit_defaults=True):
     error_code: str = ""
     provider: str = ""  # the provider that answered, or was tried last
     upstream_model: str = ""
-    attempts: list[dict[str, Any]] = []  # noqa: RUF012  msgspec copies it for each struct
+    attempts: list[dict[str, Any]] = []  # msgspec copies it for each struct
     sent: bool = False  # whether bytes of the request may have reached a provider
     tokens_in: int = 0
     tokens_out: int = 0

@@ -1,0 +1,77 @@
+"""Entries into rows: each request id once, however often its line comes."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from django.db import DataError, connection, transaction
+
+from ledger.entries import Settled
+from ledger.models import UsageRecord
+from ledger.storable import storable
+from ledger.tape import Reject
+
+# What an entry's values can cause. All else is the database's: no connection, a full disk, a table that is not there,
+# and a broken constraint too, since `storable` keeps within all that the model has.
+REFUSED = (DataError, ValueError, TypeError, OverflowError)
+
+
+def store(entries: Sequence[Settled]) -> list[str]:
+    """Insert the rows that are not there yet, in one transaction; returns the ids of those.
+
+    Raises django.db.Error or ValueError, and has stored nothing then. In the caller's own transaction it is a part of
+    that: what moves with a row (rollups, spent money) moves for the returned ids, and so once.
+    """
+    fields = UsageRecord._meta.concrete_fields
+    rows = [row_of(entry) for entry in entries]
+    # SQLite takes a bounded number of parameters a statement.
+    step = (connection.features.max_query_params or 65_535) // len(fields)
+    new: list[str] = []
+    with transaction.atomic(), connection.cursor() as cursor:
+        for start in range(0, len(rows), step):
+            part = rows[start : start + step]
+            parameters = [field.get_db_prep_save(row[field.attname], connection) for row in part for field in fields]
+            cursor.execute(_insert(len(part)), parameters)
+            new += [request_id for (request_id,) in cursor.fetchall()]
+    return new
+
+
+def store_each(entries: Sequence[Settled], reject: Reject) -> list[str]:
+    """As `store`, but an entry that the database refuses goes to `reject` and the others become rows.
+
+    Raises what is no entry's fault, such as a database that is away. Some rows may be stored then; the same batch may
+    come again.
+    """
+    try:
+        return store(entries)
+    except REFUSED as error:
+        if len(entries) == 1:
+            reject(entries[0], error)
+            return []
+    middle = len(entries) // 2
+    return store_each(entries[:middle], reject) + store_each(entries[middle:], reject)
+
+
+def row_of(entry: Settled) -> dict[str, Any]:
+    """The columns of the entry's row, made storable. Raises ValueError for a time that no calendar has."""
+    row = msgspec.structs.asdict(storable(entry))
+    try:
+        row["started_at"] = datetime.fromtimestamp(row.pop("at"), UTC)
+    except (OverflowError, OSError) as error:
+        raise ValueError("not a time") from error
+    row["key_id"] = row.pop("key")
+    row["flagged"] = entry.outcome == "lost" or (entry.outcome == "upstream_timeout" and entry.sent)
+    return row
+
+
+def _insert(count: int) -> str:
+    quote = connection.ops.quote_name
+    names = [quote(field.attname) for field in UsageRecord._meta.concrete_fields]
+    values = f"({', '.join(['%s'] * len(names))})"
+    table, key = quote(UsageRecord._meta.db_table), quote("id")
+    # Only names of our own columns are put into the text.
+    return (
+        f"INSERT INTO {table} ({', '.join(names)}) VALUES {', '.join([values] * count)} "  # noqa: S608
+        f"ON CONFLICT ({key}) DO NOTHING RETURNING {key}"
+    )
