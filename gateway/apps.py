@@ -1,3 +1,5 @@
+"""The gateway as a Django app: what happens now."""
+
 from django.apps import AppConfig
 
 

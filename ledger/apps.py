@@ -1,3 +1,5 @@
+"""The ledger as a Django app: the account of what happened."""
+
 from django.apps import AppConfig
 
 
