@@ -8,6 +8,8 @@ import os
 import shutil
 import tempfile
 
+import django
+
 from tests.machine import chromium, postgres_url, pytest_collection_modifyitems, pytest_terminal_summary
 
 __all__ = ["chromium", "postgres_url", "pytest_collection_modifyitems", "pytest_terminal_summary"]
@@ -20,3 +22,5 @@ for name in [name for name in os.environ if name.startswith(OURS)]:
 DATA_DIR = tempfile.mkdtemp(prefix="gateway-tests-")
 atexit.register(shutil.rmtree, DATA_DIR, ignore_errors=True)
 os.environ.update(DJANGO_SETTINGS_MODULE="proxysite.settings", DJANGO_DEBUG="1", GATEWAY_DATA_DIR=DATA_DIR)
+# Test files import models at their head; pytest-django would set Django up only after it saw the settings in use.
+django.setup()
