@@ -109,7 +109,11 @@ class TrackedQuerySet(models.QuerySet[T]):
         return None if len(found) > NAMED_LIMIT else found
 
 
-TrackedManager = models.Manager.from_queryset(TrackedQuerySet)
+class TrackedManager(models.Manager[T]):
+    """The manager's own update(), bulk_create() and so on go through the query set as well."""
+
+    def get_queryset(self) -> TrackedQuerySet[T]:
+        return TrackedQuerySet(self.model, using=self._db)
 
 
 class Tracked(models.Model):

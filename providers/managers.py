@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from django.db import models
-
 from providers import aliases as alias_names
 from providers import keys, peppers
-from providers.changes import TrackedQuerySet
+from providers.changes import TrackedManager
 
 if TYPE_CHECKING:
     from providers.models import ClientKey
@@ -22,7 +20,7 @@ class KeyRefused(ValueError):
     """The key or its settings cannot be taken; the message is for the operator and names no secret."""
 
 
-class ClientKeyManager(models.Manager.from_queryset(TrackedQuerySet["ClientKey"])):  # type: ignore[misc]
+class ClientKeyManager(TrackedManager["ClientKey"]):
     def mint(
         self, name: str, *, aliases: Sequence[str] = ("*",), expires_at: datetime | None = None
     ) -> "tuple[ClientKey, str]":

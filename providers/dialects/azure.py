@@ -11,6 +11,7 @@ class Azure(OpenAI):
 
     name: ClassVar[str] = "azure"
     label: ClassVar[str] = "Azure OpenAI"
+    needs_credential: ClassVar[bool] = True
     bare_path: ClassVar[str] = ""
     options: ClassVar[dict[str, str]] = {
         **OpenAI.options,

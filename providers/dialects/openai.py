@@ -12,6 +12,8 @@ class OpenAI:
     label: ClassVar[str] = "OpenAI and whatever speaks its dialect"
     # Whether the address is the operator's to give; echo needs none.
     needs_base_url: ClassVar[bool] = True
+    # Whether a provider without any credential cannot be called; a server of one's own may want none.
+    needs_credential: ClassVar[bool] = False
     # What is appended to a base URL that names a host only.
     bare_path: ClassVar[str] = "/v1"
     # Option names that the provider's form accepts, with a sentence each.

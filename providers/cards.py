@@ -1,0 +1,80 @@
+"""Rows of the database as the frozen cards of the catalog; a row that cannot become one raises BadRow."""
+
+from collections.abc import Iterable
+
+from providers import dialects, keys, quirks, references, timeouts, vault
+from providers.addresses import AddressError
+from providers.models import ClientKey, Credential, ModelAlias, Provider, Route
+from providers.targets import AliasCard, CredentialCard, KeyCard, ProviderCard, RouteCard
+
+# Whatever a bad value in a column can raise. The messages of our own errors name no secret.
+FAULTS = (ValueError, TypeError, AttributeError, vault.VaultError, references.BadReference)
+
+
+class BadRow(Exception):
+    """The row says something that cannot be served; the message names the row and no secret."""
+
+
+def provider_card(row: Provider, credentials: Iterable[CredentialCard], *, broken: bool) -> ProviderCard:
+    """`broken`: it has credentials, but none that can be used; without them it would only be refused."""
+    if row.dialect not in dialects.registry():
+        raise BadRow(f"provider {row.name}: there is no dialect {row.dialect!r}")
+    if not isinstance(row.options, dict):
+        raise BadRow(f"provider {row.name}: options must be an object")
+    try:
+        return ProviderCard(
+            id=row.id,
+            name=row.name,
+            dialect=row.dialect,
+            base_url=row.base_url.rstrip("/"),
+            options=row.options,
+            quirks=quirks.parse(row.quirks),
+            timeouts=timeouts.parse(row.timeouts),
+            credentials=tuple(credentials),
+            enabled=row.enabled and not broken,
+        )
+    except FAULTS as error:
+        raise BadRow(f"provider {row.name}: {error}") from None
+
+
+def credential_card(row: Credential) -> CredentialCard:
+    try:
+        return CredentialCard(row.id, row.name, row.unseal())
+    except AddressError:
+        raise BadRow(f"credential {row}: the provider's address is not a base URL") from None
+    except FAULTS as error:
+        raise BadRow(f"credential {row}: {error}") from None
+
+
+def alias_card(row: ModelAlias, routes: Iterable[Route]) -> AliasCard:
+    try:
+        if row.strategy not in (ModelAlias.ORDERED, ModelAlias.WEIGHTED):
+            raise ValueError(f"there is no strategy {row.strategy!r}")
+        return AliasCard(
+            id=row.id,
+            name=row.name,
+            routes=tuple(RouteCard(route.provider_id, route.model, max(1, route.weight)) for route in routes),
+            strategy=row.strategy,
+            retry_after_timeout=row.retry_after_timeout,
+            early_200=row.early_200,
+            created=int(row.created_at.timestamp()),
+        )
+    except FAULTS as error:
+        raise BadRow(f"alias {row.name}: {error}") from None
+
+
+def key_card(row: ClientKey) -> KeyCard:
+    if not isinstance(row.aliases, list) or not all(isinstance(name, str) for name in row.aliases):
+        raise BadRow(f"client key {row.id}: aliases must be a list of names")
+    if len(row.digest) != keys.DIGEST_BYTES:
+        raise BadRow(f"client key {row.id}: its digest has not {keys.DIGEST_BYTES} bytes")
+    return KeyCard(
+        id=row.id,
+        name=row.name,
+        pepper_id=row.pepper_id,
+        digest=bytes(row.digest),
+        aliases=tuple(row.aliases),
+        enabled=row.enabled,
+        expires_at=row.expires_at.timestamp() if row.expires_at else None,
+        kind=row.kind,
+    )

@@ -1,0 +1,218 @@
+"""Keeps the current catalog current: a full load once a minute, and between them only what the change table names."""
+
+import dataclasses
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TypeVar
+
+from django.db import DatabaseError
+
+from providers import keyring, overlay
+from providers.cards import BadRow, alias_card, credential_card, key_card, provider_card
+from providers.changelog import ChangeLog
+from providers.changes import EVERY, ChangeTarget
+from providers.managers import MAX_FOREIGN
+from providers.models import ClientKey, Credential, ModelAlias, Provider, Route
+from providers.snapshot import Catalog, build, current, install
+from providers.targets import AliasCard, CredentialCard, KeyCard, ProviderCard
+
+__all__ = ["Catalog", "Reader", "current", "install"]
+
+FULL_EVERY = 60.0  # seconds
+# Beyond this many changed ids of a kind, all of the kind is read: SQLite bounds a statement's parameters.
+MAX_IDS = 900
+
+log = logging.getLogger("providers.catalog")
+Cards = TypeVar("Cards", ProviderCard, AliasCard, KeyCard)
+
+
+class Reader:
+    """Reads the database for one process. Its methods block: all of them are called on the one SQL thread.
+
+    A bad row is left out and logged by its name. Where the database does not answer, the last good catalog stays, and
+    at the start what the environment and the configuration file declare.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: bool = True,
+        wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._database = database
+        self._wall = wall
+        self._monotonic = monotonic
+        self._log = ChangeLog(monotonic)
+        self._overlay = overlay.Overlay((), (), ())
+        self._providers: Mapping[str, ProviderCard] = {}
+        self._aliases: Mapping[str, AliasCard] = {}
+        self._keys: Mapping[str, KeyCard] = {}
+        self._loaded: tuple[float, float] | None = None  # wall and monotonic time of the last full load
+        self._failing = False
+
+    def load(self) -> bool:
+        """Read everything and install it; False where that failed as a whole."""
+        self._read_overlay()
+        try:
+            if self._database:
+                self._forget(self._log.restart())
+                self._providers, self._aliases, self._keys = read_providers(), read_aliases(), read_keys()
+        except Exception as error:  # whatever it is, requests go on with what there is
+            self._failed(error)
+            if not current().loaded_at:
+                self._install(loaded_at=0.0)
+            return False
+        self._loaded = self._wall(), self._monotonic()
+        self._install(loaded_at=self._wall())
+        self._recovered()
+        self._prune()
+        return True
+
+    def refresh(self) -> bool:
+        """Look at the change table and read what it names, or everything when that is due; False where it failed."""
+        if self._is_full_due():
+            return self.load()
+        try:
+            news = self._log.news() if self._database else set()
+            self._forget(news)
+            self._read_changed(news)
+        except Exception as error:
+            self._failed(error)
+            # The changes that were just seen are not read yet, and will not be named again.
+            self._loaded = None
+            return False
+        if news:
+            self._install(loaded_at=self._wall())
+        else:
+            install(dataclasses.replace(current(), loaded_at=self._wall()))
+        return True
+
+    def _is_full_due(self) -> bool:
+        if self._loaded is None:
+            return True
+        wall, monotonic = self._loaded
+        # Both clocks: the monotonic one stands still while a Lambda environment is frozen, the wall clock may be set.
+        return self._monotonic() - monotonic >= FULL_EVERY or abs(self._wall() - wall) >= FULL_EVERY
+
+    def _read_changed(self, news: Iterable[ChangeTarget]) -> None:
+        changed: dict[str, set[str]] = defaultdict(set)
+        for kind, object_id in news:
+            changed[kind].add(object_id)
+        if "provider" in changed:
+            self._providers = merged(self._providers, changed["provider"], read_providers)
+        if "modelalias" in changed:
+            self._aliases = merged(self._aliases, changed["modelalias"], read_aliases)
+        if "clientkey" in changed:
+            self._keys = merged(self._keys, changed["clientkey"], read_keys)
+
+    def _forget(self, news: Iterable[ChangeTarget]) -> None:
+        for kind, object_id in news:
+            if kind == "clientkey":
+                keyring.forget(object_id or None)
+
+    def _read_overlay(self) -> None:
+        try:
+            self._overlay = overlay.load()
+        except Exception as error:
+            log.error("the configuration of the environment cannot be used: %s: %s", type(error).__name__, error)
+
+    def _install(self, *, loaded_at: float) -> None:
+        # The later one stays: a row beats what the environment declares under the same name.
+        install(
+            build(
+                (*self._overlay.providers, *self._providers.values()),
+                (*self._overlay.aliases, *self._aliases.values()),
+                (*self._overlay.keys, *self._keys.values()),
+                loaded_at,
+            )
+        )
+
+    def _failed(self, error: Exception) -> None:
+        if not self._failing:
+            log.error("the configuration cannot be read, the last one stays: %s: %s", type(error).__name__, error)
+        self._failing = True
+
+    def _recovered(self) -> None:
+        if self._failing:
+            log.warning("the configuration can be read again")
+        self._failing = False
+
+    def _prune(self) -> None:
+        try:
+            if self._database:
+                self._log.prune()
+        except DatabaseError as error:
+            log.warning("old changes cannot be deleted: %s", error)
+
+
+def merged(
+    cards: Mapping[str, Cards], ids: Collection[str], read: Callable[[Collection[str] | None], dict[str, Cards]]
+) -> dict[str, Cards]:
+    """A copy of `cards` in which those of `ids` are read anew; what is gone or bad by now is no longer there."""
+    if EVERY in ids or len(ids) > MAX_IDS:
+        return read(None)
+    return {**{key: card for key, card in cards.items() if key not in ids}, **read(ids)}
+
+
+def read_providers(ids: Collection[str] | None = None) -> dict[str, ProviderCard]:
+    """The cards of those providers, of all by default; bad rows are left out."""
+    rows, tokens = Provider.objects.all(), Credential.objects.all()
+    if ids is not None:
+        rows, tokens = rows.filter(pk__in=ids), tokens.filter(provider_id__in=ids)
+    found: dict[str, ProviderCard] = {}
+    tokens_of: dict[str, list[Credential]] = defaultdict(list)
+    for token in tokens:
+        tokens_of[token.provider_id].append(token)
+    for row in rows:
+        try:
+            cards = _credential_cards(row, tokens_of[row.id])
+            found[row.id] = provider_card(row, cards, broken=bool(tokens_of[row.id]) and not cards)
+        except BadRow as error:
+            log.error("left out: %s", error)
+    return found
+
+
+def _credential_cards(provider: Provider, rows: Iterable[Credential]) -> list[CredentialCard]:
+    found: list[CredentialCard] = []
+    for row in rows:
+        row.provider = provider
+        try:
+            if row.enabled:
+                found.append(credential_card(row))
+        except BadRow as error:
+            log.error("left out: %s", error)
+    return found
+
+
+def read_aliases(ids: Collection[str] | None = None) -> dict[str, AliasCard]:
+    """The cards of those aliases that are enabled, of all by default; bad rows are left out."""
+    rows, routes = ModelAlias.objects.filter(enabled=True), Route.objects.all()
+    if ids is not None:
+        rows, routes = rows.filter(pk__in=ids), routes.filter(alias_id__in=ids)
+    routes_of: dict[str, list[Route]] = defaultdict(list)
+    for route in routes:
+        routes_of[route.alias_id].append(route)
+    found: dict[str, AliasCard] = {}
+    for row in rows:
+        try:
+            found[row.id] = alias_card(row, routes_of[row.id])
+        except BadRow as error:
+            log.error("left out: %s", error)
+    return found
+
+
+def read_keys(ids: Collection[str] | None = None) -> dict[str, KeyCard]:
+    """The cards of those keys from elsewhere, of the oldest 10,000 by default; our own form is no part of it."""
+    rows = ClientKey.objects.filter(foreign=True).order_by("created_at", "id")
+    if ids is not None:
+        rows = rows.filter(pk__in=ids)
+    found: dict[str, KeyCard] = {}
+    for row in rows[:MAX_FOREIGN]:
+        try:
+            found[row.id] = key_card(row)
+        except BadRow as error:
+            log.error("left out: %s", error)
+    return found

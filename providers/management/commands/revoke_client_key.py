@@ -1,0 +1,27 @@
+"""`manage.py revoke_client_key ID`: no process accepts the key any more, within two seconds."""
+
+import json
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from providers.models import ClientKey
+
+
+class Command(BaseCommand):
+    help = "Revoke a client key. Its row stays, disabled, so that the records of its use keep their name."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("id", help="the key's id, as create_client_key and the admin show it")
+        parser.add_argument("--json", action="store_true", help="print one JSON object with id and enabled")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        row = ClientKey.objects.by_id(options["id"])
+        if row is None:
+            raise CommandError(f"There is no client key with the id {options['id']}.")
+        row.enabled = False
+        row.save(update_fields=["enabled", "updated_at"])
+        if options["json"]:
+            self.stdout.write(json.dumps({"id": row.id, "enabled": row.enabled}))
+        else:
+            self.stdout.write(f"The key {row.name} ({row.id}) is revoked.")

@@ -1,0 +1,97 @@
+"""The frozen configuration that requests read, and the one place where the current one hangs (pure)."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from providers import dialects
+from providers.targets import AliasCard, KeyCard, ProviderCard, RouteCard, Target
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """One consistent state of the configuration; a request that holds it sees no other."""
+
+    providers: Mapping[str, ProviderCard] = field(default_factory=dict)  # by id
+    exact: Mapping[str, AliasCard] = field(default_factory=dict)  # by name
+    patterns: Mapping[str, AliasCard] = field(default_factory=dict)  # by what stands before the `*`
+    # The lengths that those prefixes have, longest first: a look-up a length, however many patterns there are.
+    lengths: tuple[int, ...] = ()
+    keys: Mapping[bytes, KeyCard] = field(default_factory=dict)  # keys from elsewhere, by digest
+    loaded_at: float = 0.0  # unix seconds, wall time, of the last look at the database; 0: never
+
+    def match(self, model: str) -> tuple[AliasCard, str] | None:
+        """The alias for a requested name, and the rest of the name under its pattern ("" for an exact one).
+
+        The exact name wins, then the longest pattern, `*` last, which takes the empty name too.
+        """
+        alias = self.exact.get(model)
+        if alias is not None:
+            return alias, ""
+        for length in self.lengths:
+            alias = self.patterns.get(model[:length]) if length <= len(model) else None
+            if alias is not None:
+                return alias, model[length:]
+        return None
+
+    def targets(
+        self, alias: AliasCard, requested: str, routes: Sequence[RouteCard] | None = None
+    ) -> tuple[Target, ...]:
+        """Where the alias leads, in the order of `routes` (the alias's own by default), without what cannot be used.
+
+        A route without a model means the upstream's base model "", or under a pattern the rest of the requested name.
+        """
+        rest = requested[len(alias.name) - 1 :] if alias.name.endswith("*") else ""
+        found = []
+        for route in alias.routes if routes is None else routes:
+            provider = self.providers.get(route.provider_id)
+            if provider is not None and is_usable(provider):
+                credential = provider.credentials[0] if provider.credentials else None
+                found.append(Target(provider, route.model or rest, credential))
+        return tuple(found)
+
+    def aliases(self) -> tuple[AliasCard, ...]:
+        """Every alias, patterns too, by name."""
+        return tuple(sorted((*self.exact.values(), *self.patterns.values()), key=lambda alias: alias.name))
+
+
+def build(
+    providers: Iterable[ProviderCard], aliases: Iterable[AliasCard], keys: Iterable[KeyCard], loaded_at: float
+) -> Catalog:
+    """A catalog of those cards; where two have the same id, name or digest, the later one stays."""
+    exact: dict[str, AliasCard] = {}
+    patterns: dict[str, AliasCard] = {}
+    for alias in aliases:
+        if alias.name.endswith("*"):
+            patterns[alias.name[:-1]] = alias
+        else:
+            exact[alias.name] = alias
+    return Catalog(
+        providers={card.id: card for card in providers},
+        exact=exact,
+        patterns=patterns,
+        lengths=tuple(sorted({len(prefix) for prefix in patterns}, reverse=True)),
+        keys={card.digest: card for card in keys},
+        loaded_at=loaded_at,
+    )
+
+
+def is_usable(provider: ProviderCard) -> bool:
+    """Whether a request may go there: enabled, of a known dialect, with a credential where the dialect wants one."""
+    if not provider.enabled:
+        return False
+    dialect = dialects.registry().get(provider.dialect)
+    return dialect is not None and (bool(provider.credentials) or not dialect.needs_credential)
+
+
+_current = Catalog()
+
+
+def current() -> Catalog:
+    """The newest catalog; a request asks once and keeps what it got."""
+    return _current
+
+
+def install(catalog: Catalog) -> None:
+    """Replace the current catalog, for requests that begin from now on."""
+    global _current
+    _current = catalog
