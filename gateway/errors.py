@@ -9,7 +9,7 @@ the head has gone out, `sse.error_event` turns it into the last event of the str
     |   |-- MissingField          |-- MethodNotAllowed 405    |-- BodyTimeout 408
     |   |-- DuplicateField        |-- NotFound 404            |-- BodyTooLarge 413
     |                             |   |-- UnknownModel
-    |-- Overloaded 503            |-- InternalError 500
+    |-- Overloaded 503            |-- InternalError 500       |-- UnsupportedMedia 415
     |   |-- LedgerUnavailable
     |-- UpstreamError 502  (sent: whether the request may have reached the provider)
         |-- UpstreamUnreachable       |-- UpstreamBroken         |-- UpstreamInvalid
@@ -114,6 +114,12 @@ class BodyTooLarge(GatewayError):
     code = "request_too_large"
 
 
+class UnsupportedMedia(GatewayError):
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_media_type"
+
+
 class InternalError(GatewayError):
     code = "internal_error"
 
@@ -140,7 +146,7 @@ class UpstreamError(GatewayError):
 
     status = 502
     type = "upstream_error"
-    code = "bad_gateway"
+    code: str | None = "bad_gateway"
     outcome = "upstream_error"
 
     def __init__(
@@ -192,7 +198,11 @@ class StreamInterrupted(UpstreamError):
 
 
 class UpstreamRefused(UpstreamError):
-    """The provider's own refusal, in OpenAI's shape, with its status, code and param kept."""
+    """The provider's own refusal, in OpenAI's shape, with its status, code and param kept.
+
+    `upstream_status` is what the provider answered, where `status` had to differ; `original` is its text, for the log
+    only: masked, and at most 2,000 characters.
+    """
 
     def __init__(
         self,
@@ -203,8 +213,12 @@ class UpstreamRefused(UpstreamError):
         param: str | None = None,
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
+        upstream_status: int | None = None,
+        original: str = "",
     ) -> None:
         super().__init__(message, sent=True, param=param, headers=headers)
         self.status = status
         self.type = type or ("invalid_request_error" if status < 500 else "upstream_error")
         self.code = code
+        self.upstream_status = status if upstream_status is None else upstream_status
+        self.original = original

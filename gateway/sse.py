@@ -35,6 +35,17 @@ class EventSplitter:
 
     def feed(self, data: bytes) -> bytes:
         """All events that are complete now, b"" when none is; StreamInterrupted where one is larger than 16 MiB."""
+        if (
+            data.startswith(HEAD)
+            and data.endswith(BORDER)
+            and data.count(b"\n") == 2
+            and data[-3] != 0x20
+            and data.find(b"\r") < 0
+            and not self._tail
+            and self._begun
+            and len(data) <= MAX_EVENT
+        ):
+            return data  # the common case: one event, as it should be
         if self._after_cr or b"\r" in data:
             data = self._line_feeds(data)
         if not self._begun:
@@ -86,7 +97,7 @@ class EventSplitter:
         return (
             block.startswith(HEAD)
             and block.count(b"\n") == 2 * block.count(b"\n\ndata: ") + 2
-            and b" \n" not in block  # no empty data, no `[DONE] `
+            and block.find(b" \n") < 0  # no empty data, no `[DONE] `
         )
 
     def _rewritten(self, block: bytes) -> bytes:

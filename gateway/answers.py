@@ -1,0 +1,168 @@
+"""Plain JSON answers: what may pass as one, the usage in it, and the same answer as a stream."""
+
+import secrets as randomness
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import msgspec
+from msgspec import Raw
+
+from gateway.errors import UpstreamInvalid
+from gateway.refusals import Complaint, read_complaint, refusal, refuse
+from gateway.sse import DONE
+from ledger.usage import Usage, decode_usage
+
+Fields = dict[str, Raw]
+
+# The list without which an answer of that endpoint is none; whatever else is in it is the provider's affair.
+LIST_OF = {"chat.completions": "choices", "completions": "choices", "embeddings": "data"}
+NULL = b"null"
+
+decode_fields = msgspec.json.Decoder(Fields).decode
+decode_choices = msgspec.json.Decoder(list[Fields]).decode
+encode = msgspec.json.encode
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A body that may go to the client as it is: a JSON object, without the padding that stood before it."""
+
+    body: bytes
+    usage: Usage | None
+
+
+def check_answer(status: int, content_type: str, body: bytes, endpoint: str, *, secrets: Iterable[str] = ()) -> Answer:
+    """The provider's answer to a call that is no stream; its body is not changed.
+
+    Raises UpstreamRefused for an error, even one with status 200, and UpstreamInvalid for HTML, nothing, half a
+    document and JSON that is no answer of this endpoint.
+    """
+    if not 200 <= status <= 299:
+        raise refusal(status, {}, body, secrets)
+    body = body.lstrip()  # some providers keep a waiting connection alive with line ends
+    if body[:1] != b"{":
+        raise _invalid(_what(body, content_type))
+    try:
+        fields = decode_fields(body)
+        complaint = read_error(fields)
+        listed = LIST_OF.get(endpoint)
+        if complaint is None and listed is not None and bytes(fields.get(listed, b""))[:1] != b"[":
+            raise _invalid(f"a JSON object without `{listed}`")
+    except (ValueError, RecursionError):
+        raise _invalid("a body that is not whole, valid JSON") from None
+    if complaint is not None:
+        raise refuse(complaint, complaint.status or 502, secrets=secrets, original=body.decode("utf-8", "replace"))
+    usage = fields.get("usage")
+    return Answer(body, None if usage is None else decode_usage(usage))
+
+
+def read_error(fields: Mapping[str, Raw]) -> Complaint | None:
+    """The complaint in an answer or a chunk that is one: it has `error`, or says it of itself and has no choices."""
+    error = fields.get("error")
+    if error is not None and bytes(error) != NULL:
+        said = {name: msgspec.json.decode(fields[name]) for name in ("error", "error_type") if name in fields}
+        return read_complaint(said) or Complaint("The provider gave no reason.")
+    if any(bytes(fields.get(name, b"")) == b'"error"' for name in ("object", "type")):
+        return read_complaint({name: msgspec.json.decode(raw) for name, raw in fields.items()})
+    return None
+
+
+def as_stream(body: bytes, *, chat: bool, wants_usage: bool) -> bytes:
+    """A whole completion as the event stream that would have carried it, `[DONE]` included.
+
+    `body` has passed check_answer. Raises UpstreamInvalid where its choices are no choices.
+    """
+    try:
+        fields = decode_fields(body)
+        choices = decode_choices(fields.pop("choices"))
+        usage = fields.pop("usage", None)
+        fields["object"] = Raw(b'"chat.completion.chunk"' if chat else b'"text_completion"')
+        fields = complete_identity(fields, chat=chat, model="")
+        chunks: list[Fields] = []
+        for place, choice in enumerate(choices):
+            choice.setdefault("index", Raw(encode(place)))
+            chunks += _chat_chunks(choice) if chat else _text_chunks(choice)
+    except (ValueError, RecursionError):
+        raise _invalid("choices that cannot be streamed") from None
+    quiet = {"usage": Raw(NULL)} if wants_usage else {}
+    out = [_event({**fields, "choices": Raw(encode([chunk])), **quiet}) for chunk in chunks]
+    if wants_usage and usage is not None and bytes(usage) != NULL:
+        out.append(_event({**fields, "choices": Raw(b"[]"), "usage": usage}))
+    return b"".join([*out, DONE])
+
+
+def complete_identity(fields: Fields, *, chat: bool, model: str, known: Mapping[str, Raw] | None = None) -> Fields:
+    """Put in what every chunk must have and this one has not: from `known` chunks of the stream, or made here.
+
+    LoRAX writes `"id":"null"`, `"model":"null"`, `"created":0`; TGI leaves the id of its usage chunk empty.
+    """
+    for name in ("id", "object", "created", "model"):
+        if not is_placeholder(fields.get(name)):
+            continue
+        if known is not None and name in known:
+            fields[name] = known[name]
+        elif name == "id":
+            fields[name] = Raw(encode(("chatcmpl-" if chat else "cmpl-") + randomness.token_hex(12)))
+        elif name == "object":
+            fields[name] = Raw(b'"chat.completion.chunk"' if chat else b'"text_completion"')
+        else:
+            fields[name] = Raw(encode(int(time.time()) if name == "created" else model))
+    return fields
+
+
+def is_placeholder(value: Raw | None) -> bool:
+    return value is None or bytes(value) in (NULL, b'""', b'"null"', b"0")
+
+
+def _chat_chunks(choice: Fields) -> list[Fields]:
+    """The two chunks of a chat choice: all of its message, then its finish reason."""
+    message = choice.pop("message", None)
+    delta = decode_fields(message) if message is not None and bytes(message) != NULL else {}
+    delta = {"role": delta.pop("role", Raw(b'"assistant"')), **delta}
+    calls = delta.get("tool_calls")
+    if calls is not None and bytes(calls) != NULL:
+        delta["tool_calls"] = Raw(encode([_call(place, call) for place, call in enumerate(decode_choices(calls))]))
+    finish = choice.pop("finish_reason", Raw(NULL))
+    last = {"index": choice["index"], "delta": Raw(b"{}"), "finish_reason": _finish(finish)}
+    return [{**choice, "delta": Raw(encode(delta)), "finish_reason": Raw(NULL)}, last]
+
+
+def _text_chunks(choice: Fields) -> list[Fields]:
+    finish = choice.pop("finish_reason", Raw(NULL))
+    last = {"text": Raw(b'""'), "index": choice["index"], "logprobs": Raw(NULL), "finish_reason": _finish(finish)}
+    return [{**choice, "finish_reason": Raw(NULL)}, last]
+
+
+def _finish(reason: Raw) -> Raw:
+    """A whole answer has ended, whatever it says: a stream without a finish reason counts as cut off."""
+    return Raw(b'"stop"') if bytes(reason) == NULL else reason
+
+
+def _call(place: int, call: Fields) -> Fields:
+    """A tool call as a delta: with its index, and with its arguments as the text that they are in OpenAI's form."""
+    function = call.get("function")
+    if function is not None and bytes(function) != NULL:
+        parts = decode_fields(function)
+        arguments = bytes(parts.get("arguments", b'""'))
+        if arguments[:1] in (b"{", b"["):
+            parts["arguments"] = Raw(encode(arguments.decode()))
+        call["function"] = Raw(encode(parts))
+    return {"index": call.pop("index", Raw(encode(place))), **call}
+
+
+def _event(fields: Fields) -> bytes:
+    # A line end in the provider's JSON can only stand outside its strings, where a space means the same.
+    return b"data: " + encode(fields).replace(b"\n", b" ").replace(b"\r", b" ") + b"\n\n"
+
+
+def _what(body: bytes, content_type: str) -> str:
+    if not body:
+        return "nothing"
+    if body[:1] == b"<" or "html" in content_type:
+        return "a web page"
+    return "a body that is no JSON object"
+
+
+def _invalid(what: str) -> UpstreamInvalid:
+    return UpstreamInvalid(f"The provider answered 200 with {what}.", sent=True)

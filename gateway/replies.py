@@ -1,0 +1,250 @@
+"""The relay of one chat or completions stream: bytes pass, and only what a client would trip over is mended."""
+
+import msgspec
+from msgspec import Raw
+
+from gateway.answers import (
+    NULL,
+    Fields,
+    complete_identity,
+    decode_choices,
+    decode_fields,
+    encode,
+    is_placeholder,
+    read_error,
+)
+from gateway.errors import GatewayError, StreamInterrupted, UpstreamInvalid
+from gateway.refusals import refuse
+from gateway.sse import DONE, EventSplitter, error_event, events, payload
+from ledger.usage import Usage, decode_usage, read_usage
+
+MAX_CHOICES = 1024
+BYTES_PER_TOKEN = 4  # of text and of JSON bodies; a rule of thumb that errs on the high side for English
+IDENTITY = ("id", "object", "created", "model", "system_fingerprint", "service_tier")
+EMPTY_LIST = Raw(b"[]")
+EMPTY_OBJECT = Raw(b"{}")
+NOTHING = Raw(NULL)
+
+
+class ChatRelay:
+    """One upstream stream on its way to the client, without any I/O.
+
+    `wants_usage` is whether the client asked for usage; `choices` how many it asked for; `model` stands in for a model
+    that the upstream does not name. Every call returns whole events in canonical form.
+    """
+
+    def __init__(
+        self,
+        *,
+        chat: bool,
+        wants_usage: bool,
+        choices: int = 1,
+        model: str | None = None,
+        secrets: tuple[str, ...] = (),
+    ) -> None:
+        self.usage: Usage | None = None
+        self.done = False  # `[DONE]` has gone out
+        self.failed: GatewayError | None = None  # the upstream reported an error, which has gone out as the last event
+        self.bytes_relayed = 0
+        self.events_relayed = 0
+        self._splitter = EventSplitter()
+        self._chat = chat
+        self._wants_usage = wants_usage
+        self._choices = choices
+        self._model = model or ""
+        self._secrets = secrets
+        self._roles: set[bytes] = set()  # the choices whose first chunk has been seen
+        self._finished: set[bytes] = set()  # those whose finish_reason has been seen
+        self._identity: Fields = {}  # what the chunks of this stream have in common
+        self._shape = self._ending = b""  # how this upstream writes the beginning of a delta, and a finish_reason
+        self._always_parse = True  # until every choice has begun, and for good where chunks are nameless
+        self._nameless = False  # whether this upstream leaves out what every chunk must have
+        self._usage_event = b""  # held until `[DONE]`
+        self._skeleton = 0  # bytes of a chunk that are not its text
+        self._obfuscated = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether every choice that began has given its finish_reason."""
+        return bool(self._finished) and self._finished >= self._roles
+
+    def feed(self, data: bytes) -> bytes:
+        """What the client gets for these bytes; b"" while no event is complete, and after the stream's end."""
+        if self.done or self.failed is not None:
+            return b""
+        block = self._splitter.feed(data)
+        if not block:
+            return b""
+        if not self._wants_usage:
+            # In a JSON string the quotes would be escaped: these bytes are always structure.
+            block = block.replace(b',"usage":null', b"")
+        count = block.count(b"\n\n")
+        if self._always_parse or not self._is_plain(block, count):
+            block = self._relayed(block)
+            count = block.count(b"\n\n")
+        self.bytes_relayed += len(block)
+        self.events_relayed += count
+        return block
+
+    def end(self) -> bytes:
+        """What is left when the upstream has ended cleanly.
+
+        Adds the `[DONE]` that is missing after a finish_reason; raises StreamInterrupted where the answer is not whole.
+        """
+        if self.done or self.failed is not None:
+            return b""
+        self._always_parse = True
+        rest = self._relayed(self._splitter.flush())
+        if isinstance(self.failed, UpstreamInvalid):
+            self.failed, rest = None, b""  # half an event: the stream was cut
+        elif self.failed is None and not self.done and self.finished:
+            rest += self._closing()
+        if self.failed is None and not self.done:
+            raise StreamInterrupted("The provider's stream ended before its answer was complete.", sent=True)
+        self.bytes_relayed += len(rest)
+        self.events_relayed += rest.count(b"\n\n")
+        return rest
+
+    def estimate(self, prompt_bytes: int = 0) -> Usage:
+        """Tokens of a stream that brought no usage, from counts alone: at least one for each event, for its text bytes
+        a quarter. With obfuscation, which pads events to hide their length, only the events say something."""
+        text = 0 if self._obfuscated else max(self.bytes_relayed - self.events_relayed * self._skeleton, 0)
+        return Usage(
+            tokens_in=-(-prompt_bytes // BYTES_PER_TOKEN),
+            tokens_out=max(self.events_relayed, -(-text // BYTES_PER_TOKEN)),
+        )
+
+    def _is_plain(self, block: bytes, count: int) -> bool:
+        """Whether these events may pass unread. A key inside a JSON string has a backslash before its last quote.
+
+        One delta an event: so none is `[DONE]`, and no `choices` or `delta` is null.
+        """
+        return (
+            block.count(self._shape) == count
+            and block.rfind(b'"error"') < 0
+            and block.find(self._ending) < 0
+            and (
+                block.find(b'"usage"') < 0
+                or (self._wants_usage and block.count(b'"usage"') == block.count(b'"usage":null'))
+            )
+        )
+
+    def _relayed(self, block: bytes) -> bytes:
+        out: list[bytes] = []
+        for event in events(block):
+            if self._always_parse or not self._is_plain(event, 1):
+                event = self._mended(event)
+            out.append(event)
+            if self.done or self.failed is not None:
+                break
+        return b"".join(out)
+
+    def _mended(self, event: bytes) -> bytes:
+        data = payload(event)
+        if data == b"[DONE]":
+            return self._closing()
+        try:
+            chunk = decode_fields(data)
+            complaint = read_error(chunk)
+            if complaint is not None:
+                status = complaint.status or 502
+                original = data.decode("utf-8", "replace")
+                return self._fail(refuse(complaint, status, secrets=self._secrets, original=original))
+            before = dict(chunk)
+            self._mend(chunk)
+            if not self._skeleton and self._roles:
+                self._learn(chunk, spaced=data.find(b'"choices": ') >= 0)
+            usage = self._take_usage(chunk)
+        except (ValueError, RecursionError):
+            return self._fail(UpstreamInvalid("The provider sent an event that is not valid JSON.", sent=True))
+        if usage is not None and bytes(chunk["choices"]) == b"[]":
+            # A chunk for nothing but usage. The last one counts: some providers repeat a growing one.
+            self._usage_event = event if chunk == before else _event(chunk)
+            return b""
+        if usage is not None:
+            self._usage_event = _event({**self._identity, "choices": EMPTY_LIST, "usage": usage})
+            if self._wants_usage:
+                chunk["usage"] = NOTHING
+            else:
+                del chunk["usage"]
+        return event if chunk == before else _event(chunk)
+
+    def _mend(self, chunk: Fields) -> None:
+        if "error" in chunk:
+            del chunk["error"]  # null: anything else has ended the stream
+        if bytes(chunk.get("choices", NULL)) == NULL:
+            chunk["choices"] = EMPTY_LIST
+        if not self._wants_usage and bytes(chunk.get("usage", b"")) == NULL:
+            del chunk["usage"]
+        choices = decode_choices(chunk["choices"])
+        before = [dict(choice) for choice in choices]
+        for choice in choices:
+            self._mend_choice(choice)
+        if choices != before:
+            chunk["choices"] = Raw(encode(choices))
+        # Azure begins with a chunk of filter results that has neither choices nor a name: it stays as it is.
+        if choices or "usage" in chunk:
+            self._identify(chunk)
+        if self._roles and (not self._chat or len(self._roles) >= self._choices):
+            self._always_parse = self._nameless
+
+    def _mend_choice(self, choice: Fields) -> None:
+        index = bytes(choice.get("index", b"0"))[:16]
+        if len(self._finished) < MAX_CHOICES and bytes(choice.get("finish_reason", NULL)) not in (NULL, b'""'):
+            self._finished.add(index)
+        if self._chat and bytes(choice.get("delta", NULL)) == NULL:
+            choice["delta"] = EMPTY_OBJECT
+        if index in self._roles or len(self._roles) >= MAX_CHOICES:
+            return
+        self._roles.add(index)
+        if self._chat:
+            delta = decode_fields(choice["delta"])
+            if bytes(delta.pop("role", NULL)) in (NULL, b'""'):
+                choice["delta"] = Raw(encode({"role": Raw(b'"assistant"'), **delta}))
+
+    def _identify(self, chunk: Fields) -> None:
+        if any(is_placeholder(chunk.get(name)) for name in IDENTITY[:4]):
+            complete_identity(chunk, chat=self._chat, model=self._model, known=self._identity)
+            self._nameless = True
+        if not self._identity:
+            self._identity = {name: chunk[name] for name in IDENTITY if name in chunk}
+
+    def _learn(self, chunk: Fields, *, spaced: bool) -> None:
+        """How this upstream spells its chunks, and what one weighs without text: bytes alone give an estimate then."""
+        choice = decode_choices(chunk["choices"])[0]
+        text = bytes(choice.get("delta" if self._chat else "text", b""))
+        self._obfuscated = "obfuscation" in chunk
+        self._skeleton = len(_event(chunk)) - len(text) + len(b'{"content":""}' if self._chat else b'""')
+        space = b" " if spaced else b""
+        self._shape = b'"delta":' + space + b"{" if self._chat else b'"choices":' + space + b"[{"
+        self._ending = b'"finish_reason":' + space + b'"'
+
+    def _take_usage(self, chunk: Fields) -> Raw | None:
+        """The chunk's usage object, if it holds a count; one without any counts as null."""
+        raw = chunk.get("usage")
+        if raw is None or bytes(raw) == NULL:
+            if self.usage is None and "x_groq" in chunk:
+                groq = msgspec.json.decode(chunk["x_groq"])
+                self.usage = read_usage(groq.get("usage")) if isinstance(groq, dict) else None
+            return None
+        usage = decode_usage(raw)
+        if usage is not None:
+            self.usage = usage
+            return raw
+        if self._wants_usage:
+            chunk["usage"] = NOTHING
+        else:
+            del chunk["usage"]
+        return None
+
+    def _closing(self) -> bytes:
+        self.done = True
+        return self._usage_event + DONE if self._wants_usage else DONE
+
+    def _fail(self, exc: GatewayError) -> bytes:
+        self.failed = exc
+        return error_event(exc)
+
+
+def _event(chunk: Fields) -> bytes:
+    return b"data: " + encode(chunk) + b"\n\n"
