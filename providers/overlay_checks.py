@@ -1,0 +1,31 @@
+"""System checks of the configuration outside the database: what is wrong is said before the first request."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.conf import settings
+from django.core import checks
+
+from providers import keys, overlay
+from providers.configfile import ConfigError
+
+
+@checks.register("providers")
+def check_overlay(**kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """providers.E001 for what cannot be read, E002 (W002 in development) for a guessable key, E003 for lost parts."""
+    try:
+        found = overlay.load()
+    except ConfigError as error:
+        return [checks.Error(problem, id="providers.E001") for problem in error.problems]
+    messages: list[checks.CheckMessage] = []
+    for problem in found.problems:
+        text = f"{problem.place} {problem.wrong}."
+        if not problem.weak:
+            messages.append(checks.Error(text, id="providers.E003"))
+            continue
+        hint = f"Take one that was made just now: {keys.mint().token}"
+        if settings.DEBUG:
+            messages.append(checks.Warning(text, hint=hint, id="providers.W002"))
+        else:
+            messages.append(checks.Error(text, hint=hint, id="providers.E002"))
+    return messages
