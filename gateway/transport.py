@@ -1,0 +1,351 @@
+"""HTTP/1.1 to providers: httpx's transport interface over aiohttp's connector.
+
+It does one exchange: it looks up the name, checks every address, connects, writes the request, reads the head, and
+hands out the body as it comes. It has no pool limit, no decoding and no deadline but that of connecting
+(gateway/upstream.py and the engine have). What goes wrong comes out raw; `request.extensions["sent"]` says whether a
+byte was written.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from functools import cache, lru_cache, partial
+from ipaddress import ip_address
+from pathlib import Path
+from typing import cast
+
+import httpx
+from aiohttp import (
+    ClientConnectionError,
+    ClientPayloadError,
+    ClientRequest,
+    ClientTimeout,
+    TCPConnector,
+    ThreadedResolver,
+)
+from aiohttp.abc import ResolveResult
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
+from aiohttp.http import RawResponseMessage
+from aiohttp.http_exceptions import BadHttpMessage
+from aiohttp.streams import StreamReader
+from yarl import URL
+
+from gateway import echo
+from providers.addresses import AddressPolicy
+
+HEAD_LIMIT = 64 * 1024  # bytes of status line and header fields
+MAX_FIELDS = 256
+BUFFER = 64 * 1024  # bytes; reading from the socket stops at twice that
+IDLE = 15.0  # seconds that an unused connection is kept
+MAX_ORIGINS = 1024
+ONE_WRITE = 64 * 1024  # bytes: up to here copying costs less than a second system call
+OWN_FIELDS = frozenset({b"host", b"connection", b"content-length", b"transfer-encoding", b"accept-encoding"})
+
+
+class AddressNotAllowed(OSError):
+    """The policy permits none of the addresses that the name has."""
+
+
+class HeadTooLarge(BadHttpMessage):
+    """The status line and header fields are longer than HEAD_LIMIT."""
+
+    def __init__(self) -> None:
+        super().__init__("the header block is too large")
+
+
+@cache
+def tls_context() -> ssl.SSLContext:
+    """TLS 1.2 or newer, trusting the system's certificates and certifi's; SSL_CERT_FILE and its like change nothing."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    paths = ssl.get_default_verify_paths()
+    cafile = paths.openssl_cafile if Path(paths.openssl_cafile).is_file() else None
+    capath = paths.openssl_capath if Path(paths.openssl_capath).is_dir() else None
+    if cafile or capath:
+        context.load_verify_locations(cafile, capath)
+    try:
+        import certifi
+    except ImportError:
+        return context
+    context.load_verify_locations(certifi.where())
+    return context
+
+
+class Wire(ResponseHandler):
+    """aiohttp's client protocol with a cap over the whole header block, and the memory of having been used before."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.used = False
+        self.received = 0  # bytes since the last request was written
+        self.awaits_head = False
+
+    def expect(self, method: str) -> None:
+        """Make ready for the answer to a request of that method."""
+        self.used = True
+        self.received = 0
+        self.awaits_head = True
+        self.set_response_params(
+            skip_payload=method == "HEAD",
+            read_until_eof=True,
+            auto_decompress=False,
+            read_bufsize=BUFFER,
+            max_line_size=HEAD_LIMIT,
+            max_field_size=HEAD_LIMIT,
+            max_headers=MAX_FIELDS,
+        )
+
+    def data_received(self, data: bytes) -> None:
+        self.received += len(data)
+        super().data_received(data)
+        if self.awaits_head and self.received > HEAD_LIMIT and not len(self) and self.exception() is None:
+            self.abort()
+            self.set_exception(HeadTooLarge())
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        # For aiohttp a reset, too, is the regular end of a body without length.
+        if exc is not None and self._payload is not None and not self._payload.is_eof():
+            self._payload.set_exception(ClientPayloadError())
+        super().connection_lost(exc)
+
+    async def head(self) -> tuple[RawResponseMessage, StreamReader]:
+        """The final head and its body; 1xx answers before it are passed over."""
+        while True:
+            message, payload = await self.read()
+            if message.code >= 200:
+                break
+            if message.code == 101 or self.received > HEAD_LIMIT:
+                raise BadHttpMessage("no final answer")
+        self.awaits_head = False
+        if self.received > HEAD_LIMIT and sum(len(k) + len(v) + 4 for k, v in message.raw_headers) > HEAD_LIMIT:
+            raise HeadTooLarge
+        return message, payload
+
+
+class CheckedResolver(ThreadedResolver):
+    """Looks a name up and leaves only the addresses that the policy permits; the connector sees no others."""
+
+    def __init__(self, policy: AddressPolicy, scheme: str) -> None:
+        super().__init__()
+        self.policy = policy
+        self.scheme = scheme
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        found = await super().resolve(host, port, family)
+        allowed = [item for item in found if self.policy.permits(item["host"], port, self.scheme, host)]
+        if not allowed:
+            raise AddressNotAllowed
+        return allowed
+
+
+class Connector(TCPConnector):
+    """A connector for one scheme, so that a name permitted over https is looked at again for http. It sets no limit."""
+
+    def __init__(self, policy: AddressPolicy, scheme: str) -> None:
+        super().__init__(resolver=CheckedResolver(policy, scheme), limit=0, keepalive_timeout=IDLE)
+        # aiohttp has no public way to choose the protocol's class.
+        self._factory = cast("partial[ResponseHandler]", partial(Wire, loop=self._loop))
+
+
+class Origin:
+    """What is the same for all requests to one scheme, host and port."""
+
+    __slots__ = ("connector", "request")
+
+    def __init__(self, connector: Connector, request: ClientRequest) -> None:
+        self.connector = connector
+        self.request = request  # never sent: it tells the connector where to connect
+
+    async def connect(self, seconds: float | None, *, fresh: bool = False) -> tuple[Connection, Wire]:
+        """A connection that is ready for a request; a `fresh` one has never been used."""
+        while True:
+            connection = await self.connector.connect(self.request, [], _connect_timeout(seconds))
+            wire = connection.protocol
+            assert isinstance(wire, Wire)
+            # What came unasked while it lay idle would be taken for the next answer.
+            if wire.used and (fresh or wire.should_close):
+                drop(connection)
+                continue
+            return connection, wire
+
+
+@lru_cache(maxsize=64)
+def _connect_timeout(seconds: float | None) -> ClientTimeout:
+    return ClientTimeout(connect=seconds, ceil_threshold=float("inf"))
+
+
+def drop(connection: Connection) -> None:
+    """Close at once: neither unsent bytes nor TLS's farewell are waited for."""
+    if (wire := connection.protocol) is not None:
+        wire.abort()
+        connection.close()
+
+
+class Body(httpx.AsyncByteStream):
+    """The body as it comes from the socket. Read to its end, the connection is kept; closed before, it is dropped."""
+
+    __slots__ = ("connection", "payload")
+
+    def __init__(self, connection: Connection, payload: StreamReader) -> None:
+        self.connection: Connection | None = connection
+        self.payload = payload
+        if payload.at_eof():
+            self.close()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while data := await self.payload.readany():
+            if self.payload.at_eof():
+                self.close()
+            yield data
+        self.close()
+
+    def close(self) -> None:
+        """Keep or drop the connection; never waits, and may be called again."""
+        connection, self.connection = self.connection, None
+        if connection is None:
+            return
+        transport = connection.transport
+        whole = self.payload.at_eof() and self.payload.exception() is None
+        # An answer may come before the request is out; what is left of that must not go before the next one.
+        if whole and transport is not None and transport.get_write_buffer_size() == 0:
+            connection.release()
+        else:
+            drop(connection)
+
+    async def aclose(self) -> None:
+        self.close()
+
+
+class Whole(httpx.ByteStream):
+    """A request's body that is in memory already: httpx need not be asked to read it."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.data = data
+
+
+class AiohttpTransport(httpx.AsyncBaseTransport):
+    """One per event loop. Redirects, proxies, netrc and cookies do not exist here."""
+
+    def __init__(self, policy: AddressPolicy, *, tls: Callable[[], ssl.SSLContext] = tls_context) -> None:
+        self.policy = policy
+        self.tls = tls
+        self.connectors: dict[str, Connector] = {}
+        self.origins: dict[tuple[bytes, bytes, int | None], Origin] = {}
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Raises what aiohttp and the socket raise; see gateway.upstream.translated."""
+        url = request.url
+        key = (url.raw_scheme, url.raw_host, url.port)
+        origin = self.origins.get(key) or self._origin(key)
+        stream = request.stream
+        body = stream.data if isinstance(stream, Whole) else await request.aread()
+        head = _head(request, len(body))
+        seconds = request.extensions["timeout"]["connect"]
+        connection, wire = await origin.connect(seconds)
+        reused = wire.used
+        try:
+            message, payload = await self._exchange(connection, wire, request, head, body)
+        except (ClientConnectionError, ConnectionError):
+            # The provider closed a kept connection just when it was used again: that says nothing about the request.
+            if not reused or wire.received:
+                raise
+            connection, wire = await origin.connect(seconds, fresh=True)
+            message, payload = await self._exchange(connection, wire, request, head, body)
+        return httpx.Response(message.code, headers=message.raw_headers, stream=Body(connection, payload))
+
+    async def _exchange(
+        self, connection: Connection, wire: Wire, request: httpx.Request, head: bytes, body: bytes
+    ) -> tuple[RawResponseMessage, StreamReader]:
+        try:
+            wire.expect(request.method)
+            transport = wire.transport
+            if transport is None:
+                raise ConnectionResetError
+            request.extensions["sent"] = True
+            if len(body) <= ONE_WRITE:
+                transport.write(head + body)
+            else:
+                transport.write(head)
+                transport.write(body)
+            return await wire.head()
+        except BaseException:
+            drop(connection)
+            raise
+
+    def _origin(self, key: tuple[bytes, bytes, int | None]) -> Origin:
+        scheme, host = key[0].decode("ascii"), key[1].decode("ascii")
+        if scheme not in ("http", "https") or not host:
+            raise httpx.UnsupportedProtocol("not an http address")
+        port = key[2] or (443 if scheme == "https" else 80)
+        # The connector asks its resolver for names only.
+        if _is_literal(host) and not self.policy.permits(host, port, scheme):
+            raise AddressNotAllowed
+        connector = self.connectors.get(scheme)
+        if connector is None:
+            connector = self.connectors[scheme] = Connector(self.policy, scheme)
+        url = URL.build(scheme=scheme, host=host, port=port)
+        request = ClientRequest(
+            "GET", url, loop=asyncio.get_running_loop(), ssl=self.tls() if scheme == "https" else True
+        )
+        if len(self.origins) >= MAX_ORIGINS:
+            self.origins.clear()
+        origin = self.origins[key] = Origin(connector, request)
+        return origin
+
+    async def aclose(self) -> None:
+        """Drop every connection, those in use too."""
+        for connector in self.connectors.values():
+            await connector.close(abort_ssl=True)
+        self.connectors.clear()
+        self.origins.clear()
+
+
+def _is_literal(host: str) -> bool:
+    try:
+        ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def _head(request: httpx.Request, length: int) -> bytes:
+    """The request's first lines: `Host` from the URL, and nothing that speaks for the connection from the caller."""
+    url = request.url
+    lines = [b"%b %b HTTP/1.1\r\nhost: %b" % (request.method.encode(), url.raw_path, url.netloc)]
+    lines += [b"%b: %b" % (name, value) for name, value in request.headers.raw if name.lower() not in OWN_FIELDS]
+    if length or request.method not in ("GET", "HEAD"):
+        lines.append(b"content-length: %d" % length)
+    lines.append(b"accept-encoding: identity\r\n\r\n")
+    head = b"\r\n".join(lines)
+    breaks = len(lines) + 2
+    if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head:
+        raise httpx.LocalProtocolError("a header holds a line break")
+    return head
+
+
+class EchoTransport(httpx.AsyncBaseTransport):
+    """The built-in provider, behind the same interface as a real one."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        status, headers, chunks = echo.answer(request.url.path, await request.aread())
+        return httpx.Response(status, headers=headers, stream=Chunks(chunks))
+
+
+class Chunks(httpx.AsyncByteStream):
+    """An iterator as a body."""
+
+    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+        self.chunks = chunks
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self.chunks
+
+    async def aclose(self) -> None:
+        if isinstance(self.chunks, AsyncGenerator):
+            await self.chunks.aclose()
