@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,6 +66,12 @@ class Problem:
     name: str
     wrong: str
     hint: str
+
+
+def refusal(problems: Iterable[Problem]) -> str:
+    """The problems as lines for the operator."""
+    lines = [f"- {problem.name} {problem.wrong}. {problem.hint}" for problem in problems]
+    return "\n".join(["Refusing to start:", *lines])
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from gateway.errors import BodyTimeout, BodyTooLarge, NotFound
 from providers.ids import uuid7
 from proxysite import health
-from proxysite.env import Problem
+from proxysite.env import Problem, refusal
 from proxysite.refusals import ASGIApp, Receive, Scope, Send, answer
 
 # First segments of the paths that Django's stock handler serves, with its middleware.
@@ -88,8 +88,7 @@ class Switchboard:
     async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         if self.problems:
-            lines = [f"{problem.name} {problem.wrong}. {problem.hint}" for problem in self.problems]
-            await send({"type": "lifespan.startup.failed", "message": "\n".join(["Refusing to start:", *lines])})
+            await send({"type": "lifespan.startup.failed", "message": refusal(self.problems)})
             return
         try:
             await self.engine.start()

@@ -1,0 +1,27 @@
+"""The ASGI application: `proxysite.asgi:application`, for `manage.py serve` and any other ASGI server."""
+
+import os
+import warnings
+from typing import cast
+
+from django.core.asgi import get_asgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "proxysite.settings")
+django_application = get_asgi_application()
+
+from django.conf import settings  # noqa: E402
+
+from gateway.asgi import GatewayHandler  # noqa: E402
+from gateway.engine import engine  # noqa: E402
+from proxysite.refusals import ASGIApp  # noqa: E402
+from proxysite.switchboard import Switchboard  # noqa: E402
+
+# WhiteNoise answers with a file, which Django reads whole under ASGI; the admin's and the docs' files are small.
+warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous iterators")
+
+application = Switchboard(
+    django=cast("ASGIApp", django_application),
+    gateway=GatewayHandler(),
+    engine=engine,
+    problems=() if settings.DEBUG else settings.SECRETS.problems,
+)
