@@ -4,10 +4,12 @@ Every fault is found in one pass and named by its path, such as `aliases.fast.ro
 as references only, so that the file may be kept under version control.
 """
 
+import json
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
@@ -87,6 +89,15 @@ class Configuration:
     providers: tuple[ProviderEntry, ...] = ()
     aliases: tuple[AliasEntry, ...] = ()
     keys: tuple[KeyEntry, ...] = ()
+
+
+def read(path: str, policy: AddressPolicy) -> Configuration:
+    """The configuration in the file at that path; raises ConfigError."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError([f"{path} cannot be read ({type(error).__name__})"]) from None
+    return parse(text, policy)
 
 
 def parse(text: str, policy: AddressPolicy) -> Configuration:
@@ -211,7 +222,13 @@ class _Reader:
 
     def _over(self, base: Mapping[str, Any], entry: dict[str, Any], name: str, path: str) -> dict[str, Any]:
         """The preset's values with the file's put over them, name by name."""
-        return {**base, **self.mapping(entry.get(name), f"{path}.{name}")}
+        given = self.mapping(entry.get(name), f"{path}.{name}")
+        try:
+            json.dumps(given, allow_nan=False)
+        except (TypeError, ValueError):
+            self.fault(f"{path}.{name}", "holds a value that is no JSON: put dates and the like in quotes")
+            return dict(base)
+        return {**base, **given}
 
     def _reference(self, value: Any, path: str) -> None:
         # A value that is no reference may be the secret itself, so it is never repeated.

@@ -5,13 +5,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from pathlib import Path
 
 from django.conf import settings
 
 from providers import keys, peppers, quirks, references, timeouts
 from providers.addresses import AddressPolicy
-from providers.configfile import AliasEntry, ConfigError, Configuration, KeyEntry, ProviderEntry, parse
+from providers.configfile import AliasEntry, ConfigError, Configuration, KeyEntry, ProviderEntry, read
 from providers.draft import ProviderValues, settled
 from providers.secret import Secret
 from providers.targets import AliasCard, CredentialCard, KeyCard, ProviderCard, RouteCard
@@ -87,13 +86,7 @@ def weakness(token: str) -> str:
 
 def _file(policy: AddressPolicy) -> Configuration:
     path: str = settings.GATEWAY_CONFIG
-    if not path:
-        return Configuration()
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise ConfigError([f"GATEWAY_CONFIG: {path} cannot be read ({type(error).__name__})"]) from None
-    return parse(text, policy)
+    return read(path, policy) if path else Configuration()
 
 
 class _Maker:

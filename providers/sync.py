@@ -1,0 +1,170 @@
+"""A configuration and the rows: as one form that can be compared, exported and imported.
+
+A view is what the file says of one name, as plain JSON with every setting in it; two views differ where rows differ.
+Credentials that are stored encrypted are in no view: they are neither exported nor touched.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from providers.configfile import AliasEntry, Configuration, KeyEntry, ProviderEntry
+from providers.models import ClientKey, ModelAlias, Provider
+
+View = dict[str, Any]
+PROVIDERS, ALIASES, KEYS = SECTIONS = ("providers", "aliases", "keys")
+# What the file need not say: parse() gives the same for what is missing.
+DEFAULTS: Mapping[str, View] = {
+    PROVIDERS: {"options": {}, "quirks": {}, "timeouts": {}, "credentials": {}, "enabled": True},
+    ALIASES: {"strategy": "ordered", "retry_after_timeout": False, "early_200": False, "enabled": True},
+    KEYS: {"aliases": ["*"], "expires_at": None, "enabled": True},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One name whose rows differ from the file: `action` is create, update, adopt or delete."""
+
+    action: str
+    section: str
+    name: str
+    fields: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        sign = {"create": "+", "delete": "-"}.get(self.action, "~")
+        note = " (adopted from the admin)" if self.action == "adopt" else ""
+        head = f"{sign} {self.section}.{self.name}{note}"
+        return [head, *(f"    {name}: {old!r} -> {new!r}" for name, (old, new) in sorted(self.fields.items()))]
+
+    def as_json(self) -> dict[str, Any]:
+        fields = {name: list(pair) for name, pair in sorted(self.fields.items())}
+        return {"action": self.action, "section": self.section, "name": self.name, "fields": fields}
+
+
+class Rows:
+    """All rows by name; a name that several client keys have stands for none of them."""
+
+    def __init__(self) -> None:
+        self.providers = {row.name: row for row in Provider.objects.prefetch_related("credentials")}
+        self.aliases = {row.name: row for row in ModelAlias.objects.prefetch_related("routes__provider")}
+        self.keys: dict[str, ClientKey] = {}
+        self.ambiguous_keys: set[str] = set()
+        for row in ClientKey.objects.order_by("created_at", "id"):
+            if row.name in self.keys:
+                self.ambiguous_keys.add(row.name)
+            self.keys[row.name] = row
+        for name in self.ambiguous_keys:
+            del self.keys[name]
+
+    def section(self, name: str) -> Mapping[str, Provider | ModelAlias | ClientKey]:
+        found: Mapping[str, Mapping[str, Provider | ModelAlias | ClientKey]]
+        found = {PROVIDERS: self.providers, ALIASES: self.aliases, KEYS: self.keys}
+        return found[name]
+
+    def views(self) -> dict[str, dict[str, View]]:
+        return {section: {name: view_of(row) for name, row in self.section(section).items()} for section in SECTIONS}
+
+    def sealed(self) -> list[str]:
+        """The paths of the credentials that are stored encrypted, and so are in no view."""
+        return sorted(
+            f"providers.{name}.credentials.{credential.name}"
+            for name, row in self.providers.items()
+            for credential in row.credentials.all()
+            if credential.sealed
+        )
+
+
+def view_of(row: Provider | ModelAlias | ClientKey) -> View:
+    """What the file would say of a row."""
+    if isinstance(row, Provider):
+        return {
+            "dialect": row.dialect,
+            "base_url": row.base_url,
+            "options": row.options,
+            "quirks": row.quirks,
+            "timeouts": row.timeouts,
+            "credentials": {item.name: item.reference for item in row.credentials.all() if item.reference},
+            "enabled": row.enabled,
+        }
+    if isinstance(row, ModelAlias):
+        routes = [(route.provider.name, route.model, route.weight) for route in row.routes.all()]
+        return _alias_view(row.strategy, routes, row.retry_after_timeout, row.early_200, row.enabled)
+    return {"aliases": list(row.aliases), "expires_at": _moment(row.expires_at), "enabled": row.enabled}
+
+
+def views_of(config: Configuration) -> dict[str, dict[str, View]]:
+    """What the file says, by section and name, with every default in it."""
+    return {
+        PROVIDERS: {entry.name: _provider_view(entry) for entry in config.providers},
+        ALIASES: {entry.name: _entry_alias_view(entry) for entry in config.aliases},
+        KEYS: {entry.name: _key_view(entry) for entry in config.keys},
+    }
+
+
+def compare(old: dict[str, dict[str, View]], new: dict[str, dict[str, View]]) -> list[Change]:
+    """What leads from the old views to the new ones, in the order of sections and names."""
+    changes: list[Change] = []
+    for section in SECTIONS:
+        before, after = old[section], new[section]
+        for name in sorted({*before, *after}):
+            if name not in after:
+                changes.append(Change("delete", section, name))
+            elif name not in before:
+                changes.append(Change("create", section, name))
+            elif fields := differences(before[name], after[name]):
+                changes.append(Change("update", section, name, fields))
+    return changes
+
+
+def differences(old: View, new: View) -> dict[str, tuple[Any, Any]]:
+    return {name: (old[name], new[name]) for name in new if old[name] != new[name]}
+
+
+def document(views: dict[str, dict[str, View]]) -> dict[str, dict[str, View]]:
+    """The views as a file says them: without what it need not say."""
+    return {
+        section: {name: _brief(view, DEFAULTS[section]) for name, view in views[section].items()}
+        for section in SECTIONS
+    }
+
+
+def _brief(view: View, defaults: View) -> View:
+    return {name: value for name, value in view.items() if name not in defaults or value != defaults[name]}
+
+
+def _provider_view(entry: ProviderEntry) -> View:
+    return {
+        "dialect": entry.values.dialect,
+        "base_url": entry.values.base_url,
+        "options": dict(entry.values.options),
+        "quirks": dict(entry.values.quirks),
+        "timeouts": dict(entry.values.timeouts),
+        "credentials": dict(entry.credentials),
+        "enabled": entry.enabled,
+    }
+
+
+def _entry_alias_view(entry: AliasEntry) -> View:
+    routes = [(route.provider, route.model, route.weight) for route in entry.routes]
+    return _alias_view(entry.strategy, routes, entry.retry_after_timeout, entry.early_200, entry.enabled)
+
+
+def _alias_view(
+    strategy: str, routes: list[tuple[str, str, int]], retry_after_timeout: bool, early_200: bool, enabled: bool
+) -> View:
+    return {
+        "strategy": strategy,
+        "routes": [{"provider": provider, "model": model, "weight": weight} for provider, model, weight in routes],
+        "retry_after_timeout": retry_after_timeout,
+        "early_200": early_200,
+        "enabled": enabled,
+    }
+
+
+def _key_view(entry: KeyEntry) -> View:
+    return {"aliases": list(entry.aliases), "expires_at": _moment(entry.expires_at), "enabled": entry.enabled}
+
+
+def _moment(value: datetime | None) -> str | None:
+    return value.astimezone(UTC).isoformat() if value else None
