@@ -11,7 +11,7 @@ OLD, NEW = {"k1": bytes(range(32))}, {"k2": bytes(range(1, 33))}
 HOME = {"row_id": "018f0000000070008000000000000001", "origin": "https://api.example.com:443"}
 
 
-@given(st.text(min_size=1).filter(lambda text: text.isascii() or "\ud800" > max(text)))
+@given(st.text(min_size=1).filter(lambda text: text.isascii() or max(text) < "\ud800"))
 def test_a_sealed_secret_opens_to_itself_and_does_not_show(secret: str) -> None:
     value = vault.seal(OLD, secret, **HOME)
     assert vault.is_sealed(value)

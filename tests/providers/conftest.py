@@ -1,0 +1,63 @@
+"""What the tests of this room share: a clock, an empty catalog, and a PostgreSQL in place of SQLite."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import environ
+import pytest
+from django.core.management import call_command
+from django.db import connections
+from pytest_django import DjangoDbBlocker
+
+from providers import catalog, keyring
+from providers.snapshot import Catalog
+
+
+class Clock:
+    """Wall and monotonic time, moved by hand; seconds."""
+
+    def __init__(self) -> None:
+        self.wall_time = 1_800_000_000.0
+        self.monotonic_time = 1000.0
+
+    def wall(self) -> float:
+        return self.wall_time
+
+    def monotonic(self) -> float:
+        return self.monotonic_time
+
+    def move(self, seconds: float) -> None:
+        self.wall_time += seconds
+        self.monotonic_time += seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    """A process that knows nothing yet."""
+    catalog.install(Catalog())
+    keyring.forget(None)
+    yield
+    catalog.install(Catalog())
+    keyring.forget(None)
+
+
+@pytest.fixture
+def postgres(postgres_url: str, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    """The default database is an own, migrated PostgreSQL, in every thread."""
+    kept: dict[str, Any] = connections.settings["default"]
+    connection = connections["default"]
+    with django_db_blocker.unblock():
+        connections.settings["default"] = {**kept, "OPTIONS": {}, **environ.Env.db_url_config(postgres_url)}
+        connections["default"] = connections.create_connection("default")
+        try:
+            call_command("migrate", verbosity=0, skip_checks=True)
+            yield
+        finally:
+            connections["default"].close()
+            connections.settings["default"] = kept
+            connections["default"] = connection
