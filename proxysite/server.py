@@ -35,6 +35,13 @@ class Drainable(Protocol):
     async def end_streams(self) -> None: ...
 
 
+class ServingConfig(Config):
+    """uvicorn's configuration, and when a drain does what; a worker gets it by its spawning."""
+
+    streams: float
+    drain: float
+
+
 class GatewayServer(Server):
     """A server that ends in bounded time. All times are seconds after the first SIGTERM or SIGINT.
 
@@ -44,12 +51,12 @@ class GatewayServer(Server):
     application ends its streams. At `drain`: what is left is cancelled. A second signal jumps there.
     """
 
-    streams = 28.0
-    drain = 30.0
+    # For the application's own stop, after the drain.
     stop = 3.0
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: ServingConfig) -> None:
         super().__init__(config)
+        self.streams, self.drain = config.streams, config.drain
         self.server_state = ServingState()
         self.serving = self.server_state
         self.parent = os.getppid() if config.workers > 1 else None
@@ -138,12 +145,12 @@ class GatewayServer(Server):
 class Worker(multiprocess.Process):
     """One supervised process, with our server in it."""
 
-    server_class = GatewayServer
+    config: ServingConfig
 
     @property
     def server(self) -> Server:
         if self._server is None:
-            self._server = self.server_class(config=self.config)
+            self._server = GatewayServer(self.config)
         return self._server
 
 
@@ -192,8 +199,10 @@ def descriptors() -> int:
     return soft
 
 
-def configuration(app: Any = APPLICATION, **options: Any) -> Config:
-    """uvicorn's configuration: our protocol, no WebSocket, no trust in forwarded headers, no log line a request."""
+def configuration(
+    app: Any = APPLICATION, *, streams: float = 28.0, drain: float = 30.0, **options: Any
+) -> ServingConfig:
+    """What both servers run with: our protocol, no WebSocket, no trust in forwarded headers, no log line a request."""
     connections = min(MAX_CONNECTIONS, max(64, (descriptors() - 64) // DESCRIPTORS_PER_CONNECTION))
     defaults: dict[str, Any] = {
         "http": GatewayProtocol,
@@ -209,10 +218,12 @@ def configuration(app: Any = APPLICATION, **options: Any) -> Config:
         "timeout_keep_alive": 75,
         "workers": 1,
     }
-    return Config(app, **{**defaults, **options})
+    config = ServingConfig(app, **{**defaults, **options})
+    config.streams, config.drain = streams, drain
+    return config
 
 
-def serve(config: Config) -> int:
+def serve(config: ServingConfig) -> int:
     """Run until a signal ends it; the process's exit status."""
     if config.workers == 1:
         server = GatewayServer(config)
@@ -223,16 +234,9 @@ def serve(config: Config) -> int:
     return STARTUP_FAILURE if supervisor.failed else 0
 
 
-class DevelopmentServer(GatewayServer):
-    """A change of a file, or Control-C, does not wait for open streams."""
-
-    streams = 0.5
-    drain = 1.0
-
-
-def develop(config: Config, folders: list[Path]) -> int:
+def develop(config: ServingConfig, folders: list[Path]) -> int:
     """As `serve`, in one process that starts again when a .py file in `folders` changes."""
-    server = DevelopmentServer(config)
+    server = GatewayServer(config)
     if not folders:
         server.run()
         return 0 if server.started else STARTUP_FAILURE

@@ -197,9 +197,7 @@ async def test_bytes_that_come_during_an_answer_do_not_disturb_it() -> None:
 
 async def test_an_upgrade_is_ignored_and_the_request_answered() -> None:
     app = Recorder()
-    upgrade = (
-        b"GET /a HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
-    )
+    upgrade = b"GET /a HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
     async with serving(app) as (port, _):
         answer = await one(port, upgrade)
     assert (answer.status, answer.body) == (200, b"/a 0")

@@ -29,12 +29,11 @@ async def serving(
     app: ASGIApp,
     *,
     protocol: type[GatewayProtocol] = GatewayProtocol,
-    server_class: type[GatewayServer] = GatewayServer,
     **options: Any,
 ) -> AsyncIterator[tuple[int, GatewayServer]]:
     """The application on a free port of this machine: (port, server)."""
     options = {"lifespan": "off", **options}
-    server = server_class(configuration(app, host="127.0.0.1", port=0, http=protocol, log_config=None, **options))
+    server = GatewayServer(configuration(app, host="127.0.0.1", port=0, http=protocol, log_config=None, **options))
     task = asyncio.create_task(server.serve())
     while not server.started:
         assert not task.done()

@@ -43,7 +43,9 @@ class Command(runserver.Command):
 
         from proxysite.server import configuration, develop
 
-        if status := develop(configuration(host=host, port=port), watched() if options["use_reloader"] else []):
+        # A change of a file, or Control-C, does not wait for open streams.
+        config = configuration(host=host, port=port, streams=0.5, drain=1.0)
+        if status := develop(config, watched() if options["use_reloader"] else []):
             raise SystemExit(status)
 
 
