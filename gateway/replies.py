@@ -45,6 +45,7 @@ class ChatRelay:
         self.usage: Usage | None = None
         self.done = False  # `[DONE]` has gone out
         self.failed: GatewayError | None = None  # the upstream reported an error, which has gone out as the last event
+        self.secrets = secrets  # masked in the upstream's own error; may be set once the upstream is known
         self.bytes_relayed = 0
         self.events_relayed = 0
         self._splitter = EventSplitter()
@@ -52,7 +53,6 @@ class ChatRelay:
         self._wants_usage = wants_usage
         self._choices = choices
         self._model = model or ""
-        self._secrets = secrets
         self._roles: set[bytes] = set()  # the choices whose first chunk has been seen
         self._finished: set[bytes] = set()  # those whose finish_reason has been seen
         self._identity: Fields = {}  # what the chunks of this stream have in common
@@ -149,7 +149,7 @@ class ChatRelay:
             if complaint is not None:
                 status = complaint.status or 502
                 original = data.decode("utf-8", "replace")
-                return self._fail(refuse(complaint, status, secrets=self._secrets, original=original))
+                return self._fail(refuse(complaint, status, secrets=self.secrets, original=original))
             before = dict(chunk)
             self._mend(chunk)
             if not self._skeleton and self._roles:

@@ -114,7 +114,7 @@ class EventSplitter:
                     name = value
                 continue
             # JSON keeps its meaning when a line end outside its strings becomes a space.
-            payload = b" ".join(data).strip()
+            payload = b" ".join(data).rstrip()
             if payload and self._names:
                 out.append((b"event: " + name + b"\n" if name else b"") + HEAD + payload + BORDER)
             elif payload and name != b"ping":  # another dialect's keep-alive: clients take it for a chunk

@@ -7,6 +7,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gateway.errors import StreamInterrupted, UpstreamRefused
 from gateway.replies import ChatRelay
@@ -327,3 +329,32 @@ def test_memory_does_not_grow_with_the_stream() -> None:
     kept = [getattr(stream, name) for name in ("_roles", "_finished", "_usage_event", "_identity")]
     assert all(len(value) <= 1024 for value in kept)
     assert isinstance(stream._splitter, EventSplitter)
+
+
+PIECES = [START, HELLO, STOP, USED, *NULLED, event(choice({}, "stop"), usage=USAGE), event(choice(None)), b": c\n\n"]
+PIECES += [event(error=None), event().replace(b"[]", b"null"), b"data:\n\n", event(choice({"content": "x"}, index=1))]
+PIECES += [HELLO.replace(b'":', b'": '), STOP.replace(b'":', b'": '), DONE, b'data: {"error":"boom"}\n\n']
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=8), st.booleans(), st.integers(1, 2), st.data())
+def test_what_goes_out_does_not_depend_on_the_cuts(
+    pieces: list[bytes], wants_usage: bool, choices: int, data: st.DataObject
+) -> None:
+    def run(parts: list[bytes]) -> tuple[object, ...]:
+        stream = ChatRelay(chat=True, wants_usage=wants_usage, choices=choices)
+        out = b"".join(map(stream.feed, parts))
+        try:
+            return out + stream.end(), stream.usage, stream.done
+        except StreamInterrupted:
+            return out, stream.usage, False
+
+    wire = b"".join(pieces)
+    cut = data.draw(st.integers(0, len(wire)))
+    whole = run([wire])
+    assert run([wire[:cut], wire[cut:]]) == whole == run([bytes([byte]) for byte in wire]) == run(pieces)
+    out = whole[0]
+    assert isinstance(out, bytes)
+    assert out.count(DONE) == whole[2]
+    assert out.count(b'"usage":{') <= wants_usage
+    assert wants_usage or b'"usage":' not in out
