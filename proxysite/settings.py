@@ -4,6 +4,8 @@ from proxysite import env
 
 BASE_DIR = env.BASE_DIR
 DEBUG = env.flag("DJANGO_DEBUG", default=False)
+# The same, but for tests, which run with DEBUG off: secrets are made, loopback upstreams are allowed.
+DEVELOPMENT = DEBUG
 DATA_DIR = env.data_dir()
 
 # --- secrets: never derived from one another ------------------------------------------------------------------------
@@ -83,10 +85,11 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
         "timeout": 5,
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
     }
+    # A file, and not in memory: the gateway's SQL thread has a connection of its own.
+    DATABASES["default"]["TEST"] = {"NAME": str(DATA_DIR / "test.sqlite3")}
     if not env.under_test():
         DATA_DIR.mkdir(parents=True, exist_ok=True)
 else:
-    DATABASES["default"].setdefault("CONN_MAX_AGE", 300)
     DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
     DATABASES["default"].setdefault("OPTIONS", {}).update(
         {"connect_timeout": 5, "keepalives_idle": 30, "tcp_user_timeout": 3000}

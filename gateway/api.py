@@ -1,0 +1,68 @@
+"""The API that clients see: the routes, their authentication, and the only place where an error becomes HTTP."""
+
+import structlog
+from django.http import HttpRequest, HttpResponse
+from ninja import NinjaAPI
+from ninja.errors import ValidationError
+from ninja.security import HttpBearer
+
+from gateway.endpoints import chat, completions, embeddings, models
+from gateway.errors import BadRequest, GatewayError, InternalError
+from gateway.pipeline import call_of
+from providers.targets import KeyCard
+
+log = structlog.get_logger("gateway")
+
+
+class ClientKeyAuth(HttpBearer):
+    """A client key as the bearer token. The handler has checked it on the head, before the body was read."""
+
+    openapi_name = "client key"
+
+    async def __call__(self, request: HttpRequest) -> KeyCard | None:
+        return call_of(request).key
+
+    async def authenticate(self, request: HttpRequest, token: str) -> KeyCard | None:
+        return await self(request)
+
+
+api = NinjaAPI(
+    title="LLM gateway",
+    description="OpenAI's endpoints, behind your own keys.",
+    auth=ClientKeyAuth(),
+    docs_url="/docs",
+    openapi_url="/docs/openapi.json",
+)
+for router in (chat.router, completions.router, embeddings.router, models.router):
+    api.add_router("/v1", router)
+
+
+def error_response(exc: GatewayError, request_id: str) -> HttpResponse:
+    """The error in OpenAI's shape, with the headers by which its clients decide whether to try again."""
+    response = HttpResponse(exc.json(), status=exc.status, content_type="application/json")
+    for name, value in exc.headers.items():
+        response.headers[name] = value
+    if exc.retryable is not None:
+        response.headers.setdefault("x-should-retry", "true" if exc.retryable else "false")
+    if exc.status == 401:
+        response.headers["www-authenticate"] = 'Bearer realm="gateway"'
+    return response
+
+
+@api.exception_handler(GatewayError)
+def _gateway_error(request: HttpRequest, exc: GatewayError) -> HttpResponse:
+    call = call_of(request)
+    call.error = exc
+    return error_response(exc, call.id)
+
+
+@api.exception_handler(Exception)
+def _unexpected_error(request: HttpRequest, exc: Exception) -> HttpResponse:
+    log.error("unexpected_error", request_id=call_of(request).id, exc_info=exc)
+    return _gateway_error(request, InternalError("The gateway failed; its log has the cause under the request id."))
+
+
+@api.exception_handler(ValidationError)
+def _validation_error(request: HttpRequest, exc: ValidationError) -> HttpResponse:
+    first = exc.errors[0] if exc.errors else {}
+    return _gateway_error(request, BadRequest(str(first.get("msg", "invalid request"))))

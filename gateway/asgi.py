@@ -1,0 +1,177 @@
+"""Django's ASGI handler without its thread hops: the key is checked on the head alone, the body is read under caps.
+
+The stock handler spools the whole body first, makes a thread executor a request and closes the response in a thread.
+Overridden is `__call__` only, and the middleware, of which the gateway's paths have none.
+"""
+
+import asyncio
+import io
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+from django.conf import settings
+from django.core.handlers.asgi import ASGIHandler, ASGIRequest
+from django.http import Http404, HttpResponse, HttpResponseNotAllowed
+from django.http.response import HttpResponseBase
+from django.urls import set_script_prefix, set_urlconf
+
+from gateway import access, bodies, heads
+from gateway.api import error_response
+from gateway.delivery import ClientStalled, Live, Whole
+from gateway.engine import Engine, engine
+from gateway.errors import GatewayError, MethodNotAllowed, NotFound, Overloaded, UnsupportedMedia
+from gateway.receipts import Call
+from providers.ids import uuid7
+
+log = structlog.get_logger("gateway")
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class GatewayHandler(ASGIHandler):
+    """The application for all paths but Django's own."""
+
+    def __init__(self, own_engine: Engine = engine) -> None:
+        self.engine = own_engine
+        super().__init__()
+
+    def load_middleware(self, is_async: bool = False) -> None:
+        """None: each sync one would cost a hop to a thread, and what they do is not for an API."""
+        self._view_middleware: list[Any] = []
+        self._template_response_middleware: list[Any] = []
+        self._exception_middleware: list[Any] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # type: ignore[override]
+        process = await self.engine.running()
+        call = Call("req_" + uuid7(), process, process.clock(), time.time(), asyncio.current_task())
+        path = heads.canonical(scope["path"])
+        try:
+            await self._serve(call, scope, path, receive, send)
+        except bodies.ClientGone:
+            call.disconnected = True
+        except ClientStalled as exc:
+            call.error = exc
+            cut_off(scope)
+        except asyncio.CancelledError:
+            if not call.disconnected:
+                raise
+            asyncio.current_task().uncancel()  # type: ignore[union-attr]
+        finally:
+            call.release()
+            access.write(call, scope["method"], path)
+
+    async def _serve(self, call: Call, scope: Scope, path: str, receive: Receive, send: Send) -> None:
+        watch: asyncio.Task[Any] | None = None
+        response: HttpResponseBase
+        try:
+            try:
+                request = await self._admit_head(call, scope, path, receive)
+                watch = asyncio.ensure_future(receive())
+                watch.add_done_callback(lambda _: _client_left(call))
+                response = await self._respond(request)
+            except GatewayError as exc:
+                call.error = exc
+                response = error_response(exc, call.id)
+            if isinstance(response, Live):
+                await _finishing(response, _stream(call, response, send, watch))
+            else:
+                _unwatch(call, watch)
+                sending = _send_whole(call, response, send)
+                await (_finishing(response, sending) if isinstance(response, Whole) else sending)
+        finally:
+            _unwatch(call, watch)
+
+    async def _admit_head(self, call: Call, scope: Scope, path: str, receive: Receive) -> ASGIRequest:
+        """The key first: who has none does not get his body read."""
+        if self.engine.draining:
+            raise Overloaded("The gateway is shutting down.", code="shutting_down")
+        head = heads.read(scope)
+        call.key = await self.engine.authenticate(head.token)
+        if head.content_encoding not in (b"", b"identity"):
+            raise UnsupportedMedia("Send the body without Content-Encoding.")
+        bodies.declared_length(head.content_length)
+        body = await bodies.read(call, receive)
+        request = ASGIRequest({**scope, "path": path, "root_path": ""}, io.BytesIO())
+        request._body = body
+        request.call = call  # type: ignore[attr-defined]
+        return request
+
+    async def _respond(self, request: ASGIRequest) -> HttpResponseBase:
+        set_script_prefix("")
+        set_urlconf(settings.ROOT_URLCONF)
+        try:
+            response: HttpResponseBase = await self._get_response_async(request)  # type: ignore[attr-defined]
+        except GatewayError:
+            raise
+        except Http404:
+            raise NotFound(f"Invalid URL ({request.method} {request.path})") from None
+        if isinstance(response, HttpResponseNotAllowed):
+            allowed = response.headers["Allow"]
+            raise MethodNotAllowed(
+                f"{request.method} is not supported for {request.path}; use {allowed}.", headers={"allow": allowed}
+            )
+        return response
+
+
+def cut_off(scope: Scope) -> None:
+    """Drop the connection now: a polite close would wait for ever to write what nobody reads.
+
+    Only our own server offers it; another one closes when the application returns without the response's end.
+    """
+    abort = scope.get("extensions", {}).get("gateway.abort")
+    if abort is not None:
+        abort["call"]()
+
+
+def _client_left(call: Call) -> None:
+    """The pending `receive()` came back: cancel the request, so that the upstream is closed at once."""
+    if call.task is not None and not call.answered:
+        call.disconnected = True
+        call.task.cancel()
+
+
+def _unwatch(call: Call, watch: "asyncio.Task[Any] | None") -> None:
+    """Off before the last body message: a server's `receive()` also returns when the response is complete."""
+    call.answered = True
+    if watch is not None:
+        watch.cancel()
+
+
+async def _send_head(call: Call, response: HttpResponseBase, send: Send) -> None:
+    headers = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in response.items()]
+    headers.append((b"x-request-id", call.id.encode()))
+    call.status = response.status_code
+    await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+
+
+async def _send_whole(call: Call, response: HttpResponseBase, send: Send) -> None:
+    assert isinstance(response, HttpResponse)
+    body = response.content
+    response.headers["content-length"] = str(len(body))
+    await _send_head(call, response, send)
+    call.bytes_out = len(body)
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _stream(call: Call, response: Live, send: Send, watch: "asyncio.Task[Any] | None") -> None:
+    await _send_head(call, response, send)
+    await response.run(send)
+    call.error = response.error
+    _unwatch(call, watch)
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _finishing(response: Live | Whole, sending: Awaitable[None]) -> None:
+    """However the sending ends, the response's own end is reached: the upstream closed, the receipt settled."""
+    failed: BaseException | None = None
+    try:
+        await sending
+    except BaseException as exc:
+        failed = exc
+        raise
+    finally:
+        await response.finish(failed)

@@ -1,0 +1,184 @@
+"""What the client wants: the few fields that we read, beside the raw fields that are forwarded as they came.
+
+A body is decoded to `dict[str, msgspec.Raw]` and encoded again from it, so that what was authorised is what is sent: of
+a field that came twice the provider sees the one that we looked at.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgspec
+
+from gateway.errors import BadRequest, DuplicateField, MissingField
+
+MAX_DEPTH = 64
+MAX_MODEL_CHARS = 300
+
+
+class StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class Fields(msgspec.Struct):
+    """The fields that we read; of the rest we know nothing. Names as in OpenAI's specification."""
+
+    model: Annotated[str, msgspec.Meta(max_length=MAX_MODEL_CHARS)] | msgspec.UnsetType = msgspec.UNSET
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, msgspec.Meta(ge=1)] | None = None
+
+
+READ = tuple(Fields.__struct_fields__)
+_raw_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_fields = msgspec.json.Decoder(Fields)
+_encode = msgspec.json.Encoder().encode
+# msgspec's error path: "... - at `$.stream_options.include_usage`"
+_PATH = re.compile(r" - at `\$\.?([^`]*)`$")
+_DOUBLED_BACKSLASH = b"\\\\"
+_STRUCTURE = bytes(set(range(256)) - set(b"[]{}"))
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One parsed request. `fields` holds every top-level field of the body, in order, as raw JSON."""
+
+    endpoint: str  # chat.completions, completions, embeddings
+    path: str  # below a provider's base URL, of our own fixed set
+    model: str
+    fields: dict[str, msgspec.Raw]
+    size: int  # bytes of the body as it came
+    stream: bool = False
+    wants_usage: bool = False
+    choices: int = 1
+
+    def body(self, model: str, *, include_usage: bool, edit: Any = None) -> bytes:
+        """The body for one provider: its model name, usage asked for where that is allowed, its declared edits."""
+        fields = self.fields.copy()
+        fields["model"] = msgspec.Raw(_encode(model))
+        if self.stream and include_usage:
+            fields["stream_options"] = self._with_usage()
+        if edit is not None:
+            edit(fields)
+        return _encode(fields)
+
+    def _with_usage(self) -> msgspec.Raw:
+        raw = self.fields.get("stream_options")
+        if raw is None or raw == b"null":
+            return _INCLUDE_USAGE
+        options = _raw_fields.decode(raw)
+        options["include_usage"] = _TRUE
+        return msgspec.Raw(_encode(options))
+
+
+_TRUE = msgspec.Raw(b"true")
+_INCLUDE_USAGE = msgspec.Raw(b'{"include_usage":true}')
+
+
+def parse(body: bytes, *, endpoint: str, path: str, streams: bool) -> Ask:
+    """Read a JSON body. Raises BadRequest with the name of the field, DuplicateField or MissingField."""
+    raw = _decode(body)
+    _check_depth(body)
+    for name in READ:
+        if body.count(b'"%b"' % name.encode()) > 1:
+            _check_doubled(body)
+            break
+    try:
+        fields = _fields.decode(body)
+    except msgspec.ValidationError as exc:
+        raise _invalid(exc) from None
+    if fields.model is msgspec.UNSET:
+        raise MissingField("you must provide a `model` parameter", param="model")
+    stream = bool(streams and fields.stream)
+    options = fields.stream_options
+    return Ask(
+        endpoint=endpoint,
+        path=path,
+        model=fields.model,
+        fields=raw,
+        size=len(body),
+        stream=stream,
+        wants_usage=bool(stream and options and options.include_usage),
+        choices=fields.n or 1,
+    )
+
+
+def _decode(body: bytes) -> dict[str, msgspec.Raw]:
+    if not body.strip():
+        raise BadRequest("The request has no body: send a JSON object.")
+    try:
+        if not body.isascii():
+            body.decode()
+        return _raw_fields.decode(body)
+    except UnicodeDecodeError as exc:
+        raise BadRequest(f"The body is not UTF-8 (byte {exc.start}).") from None
+    except msgspec.ValidationError:
+        raise BadRequest("The body must be a JSON object.") from None
+    except msgspec.DecodeError as exc:
+        _check_surrogates(body)
+        raise BadRequest(f"We could not parse the JSON body of your request: {exc}.") from None
+    except RecursionError:
+        raise BadRequest(f"The JSON body is nested more than {MAX_DEPTH} levels deep.") from None
+
+
+def _check_depth(body: bytes) -> None:
+    """Refuse more than MAX_DEPTH levels; nothing but two counts where there are not even that many brackets."""
+    if body.count(b"{") + body.count(b"[") <= MAX_DEPTH:
+        return
+    bare = body
+    if b"\\" in body:
+        bare = body.replace(_DOUBLED_BACKSLASH, b"").replace(b'\\"', b"")
+    structure = b"".join(bare.split(b'"')[::2]).translate(None, _STRUCTURE)
+    for _ in range(MAX_DEPTH):
+        # Each round takes the innermost pairs away; siblings go in the same round.
+        peeled = _peel(structure)
+        if not peeled:
+            return
+        structure = peeled
+    raise BadRequest(f"The JSON body is nested more than {MAX_DEPTH} levels deep.")
+
+
+_PAIR = re.compile(rb"\{(?:\{\}|\[\])*\}|\[(?:\{\}|\[\])*\]")
+
+
+def _peel(structure: bytes) -> bytes:
+    if structure.replace(b"{}", b"").replace(b"[]", b"") == b"":
+        return b""
+    return _PAIR.sub(lambda match: b"" if match[0] in (b"{}", b"[]") else match[0][:1] + match[0][-1:], structure)
+
+
+def _check_surrogates(body: bytes) -> None:
+    """A lone surrogate is no text: databases refuse it, and so do providers, later and worse."""
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError):
+        return
+    for name, value in fields.items() if isinstance(fields, dict) else ():
+        try:
+            json.dumps({name: value}, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            shown = name.encode(errors="replace").decode()
+            raise BadRequest(f"`{shown}` holds half of a surrogate pair, which is not text.", param=shown) from None
+
+
+def _check_doubled(body: bytes) -> None:
+    """Which of our fields stands twice at the top level; json's hook sees the outermost object last."""
+    seen: list[str] = []
+
+    def note(pairs: list[tuple[str, Any]]) -> None:
+        seen[:] = [name for name, _ in pairs]
+
+    json.loads(body, object_pairs_hook=note)
+    for name in READ:
+        if seen.count(name) > 1:
+            raise DuplicateField(f"`{name}` is given twice.", param=name)
+
+
+def _invalid(exc: msgspec.ValidationError) -> BadRequest:
+    text = str(exc)
+    match = _PATH.search(text)
+    if match is None:
+        return BadRequest(text)
+    code = "invalid_type" if text.startswith("Expected `") and ", got" in text else "invalid_value"
+    return BadRequest(f"Invalid `{match[1]}`: {text[: match.start()]}.", param=match[1], code=code)

@@ -1,0 +1,203 @@
+"""From an upstream's reply to the client's response: whole, or live."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any
+
+import structlog
+from django.http import HttpResponse, StreamingHttpResponse
+
+from gateway.errors import GatewayError, StreamInterrupted
+from gateway.forwarding import Reply
+from gateway.receipts import Receipt
+from gateway.sse import PING, error_event
+
+log = structlog.get_logger("gateway")
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+PING_AFTER = 12.0  # seconds of silence; the promise to the client is one comment in any 15
+WRITE_STALL = 30.0  # seconds in which a client has not taken what is waiting for it
+REST_SECONDS = 1.0  # how long an upstream may take to end its body after `[DONE]` and keep its connection
+REST_BYTES = 65_536
+
+
+class ClientStalled(GatewayError):
+    """The client has stopped reading: nobody is there to be told, the connection is cut."""
+
+    outcome = "client_stalled"
+    status = 499
+
+
+def deliver(reply: Reply, receipt: Receipt) -> "Whole | Live":
+    """The response to the client. It owns the receipt from here on."""
+    return Live(receipt, reply) if reply.relay is not None else Whole(receipt, reply)
+
+
+def deliver_early(pending: Coroutine[Any, Any, Reply], receipt: Receipt) -> "Live":
+    """A stream whose head goes out at once; an error of the upstream then is an event, and no status."""
+    return Live(receipt, None, pending)
+
+
+def label(response: HttpResponse | StreamingHttpResponse, reply: Reply) -> None:
+    response.headers["x-gateway-provider"] = reply.target.provider.name
+
+
+class Whole(HttpResponse):
+    """An answer in one piece."""
+
+    def __init__(self, receipt: Receipt, reply: Reply) -> None:
+        super().__init__(reply.body, status=reply.status, content_type=reply.content_type)
+        self.receipt = receipt
+        label(self, reply)
+
+    async def finish(self, exc: BaseException | None = None) -> None:
+        """Settle; the work was done whether or not the client took the answer."""
+        self.receipt.settle("ok" if exc is None else "client_cancelled")
+
+
+class Live(StreamingHttpResponse):
+    """A stream under way. `run` is its only reader, `finish` its only end: both close the upstream and settle once."""
+
+    def __init__(
+        self, receipt: Receipt, reply: Reply | None, pending: Coroutine[Any, Any, Reply] | None = None
+    ) -> None:
+        super().__init__(self.parts(), content_type="text/event-stream; charset=utf-8")
+        self.headers["cache-control"] = "no-cache, no-transform"
+        self.headers["x-accel-buffering"] = "no"
+        self.receipt = receipt
+        self.reply = reply
+        self.pending = pending
+        self.outcome = "ok"
+        self.error: GatewayError | None = None
+        self.last_out = receipt.process.clock()
+        self.send: Send | None = None
+        self.ping: asyncio.Future[None] | None = None
+        if reply is not None:
+            label(self, reply)
+
+    async def run(self, send: Send) -> None:
+        """Write every part to the client; returns before the last, empty body message."""
+        self.send = send
+        receipt = self.receipt
+        call, clock = receipt.call, receipt.process.clock
+        receipt.on_tick = self.tick
+        async for part in self.parts():
+            receipt.writing_since = clock()
+            try:
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+            except asyncio.CancelledError:
+                if (error := receipt.interrupted()) is None:
+                    raise
+                raise error from None
+            self.last_out, receipt.writing_since = clock(), None
+            call.bytes_out += len(part)
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        """What the client gets, each part a whole number of events; an error is the last event, without `[DONE]`."""
+        try:
+            if self.reply is None:
+                yield PING
+                assert self.pending is not None
+                self.reply = await self.pending
+            async for part in self._relayed(self.reply):
+                yield part
+        except GatewayError as exc:
+            self.error, self.outcome = exc, exc.outcome
+            yield error_event(exc)
+
+    async def _relayed(self, reply: Reply) -> AsyncIterator[bytes]:
+        relay, chunks = reply.relay, reply.chunks
+        if reply.body:
+            yield reply.body
+        if relay is None or chunks is None:
+            return
+        try:
+            with self.receipt.within(reply.target.provider.timeouts.gap, _silent) as patience:
+                while not (relay.done or relay.failed):
+                    patience.renew()
+                    data = await anext(chunks, None)
+                    if data is None:
+                        break
+                    if part := relay.feed(data):
+                        yield part
+            if relay.failed is not None:
+                self.error, self.outcome = relay.failed, "upstream_error"
+            elif part := relay.end():
+                yield part
+        except StreamInterrupted:
+            raise
+        except GatewayError as exc:
+            interrupted = StreamInterrupted(f"The stream broke off: {exc.message}", sent=True)
+            interrupted.outcome = exc.outcome if exc.outcome != "upstream_error" else StreamInterrupted.outcome
+            raise interrupted from exc
+
+    def tick(self, now: float) -> None:
+        """Called every 250 ms: a comment into a silent stream, the end of one that its client does not read."""
+        writing_since = self.receipt.writing_since
+        if writing_since is not None:
+            if now - writing_since > WRITE_STALL:
+                self.receipt.interrupt(ClientStalled("the client does not read"))
+        elif now - self.last_out > PING_AFTER and self.send is not None and (self.ping is None or self.ping.done()):
+            self.last_out = now
+            self.ping = asyncio.ensure_future(self._ping(self.send))
+
+    async def _ping(self, send: Send) -> None:
+        try:
+            await send({"type": "http.response.body", "body": PING, "more_body": True})
+        except OSError:
+            # The client has gone; the disconnect watch says so too, and ends the stream.
+            return
+        self.receipt.call.bytes_out += len(PING)
+
+    async def finish(self, exc: BaseException | None = None) -> None:
+        """Settle, then close the upstream; a cancellation does not stop the closing."""
+        self._account()
+        if isinstance(exc, GatewayError):
+            self.receipt.settle(exc.outcome, error=exc)
+        elif exc is not None:
+            self.receipt.settle_for(exc)
+        else:
+            self.receipt.settle(self.outcome, error=self.error)
+        if self.pending is not None:
+            self.pending.close()
+        if self.reply is not None and self.reply.upstream is not None:
+            await asyncio.shield(asyncio.ensure_future(_close(self.reply, clean=exc is None)))
+
+    def _account(self) -> None:
+        receipt, relay = self.receipt, self.reply.relay if self.reply else None
+        if relay is None:
+            return
+        if relay.usage is not None:
+            receipt.usage, receipt.usage_source = relay.usage, "provider"
+        else:
+            receipt.usage, receipt.usage_source = relay.estimate(receipt.ask.size), "estimated"
+
+
+async def _close(reply: Reply, *, clean: bool) -> None:
+    """Close the upstream; a stream that said `[DONE]` is read to its end first, so that the connection serves again."""
+    assert reply.upstream is not None
+    try:
+        if clean and reply.relay is not None and reply.relay.done and reply.chunks is not None:
+            await _read_rest(reply.chunks)
+    finally:
+        await reply.upstream.aclose()
+
+
+async def _read_rest(chunks: AsyncIterator[bytes]) -> None:
+    """To the end of the body, so that the connection can serve again; not for long and not for much."""
+    room = REST_BYTES
+    try:
+        async with asyncio.timeout(REST_SECONDS):
+            async for data in chunks:
+                room -= len(data)
+                if room < 0:
+                    return
+    except (GatewayError, TimeoutError):
+        return
+
+
+def _silent() -> StreamInterrupted:
+    error = StreamInterrupted("The provider stopped sending before its answer was complete.", sent=True)
+    error.outcome = "upstream_timeout"
+    return error

@@ -1,0 +1,45 @@
+"""GET /v1/models and /v1/models/{id}: https://platform.openai.com/docs/api-reference/models; made here."""
+
+from typing import Any
+
+import msgspec
+from django.http import HttpRequest, HttpResponse
+from ninja import Path, Router
+
+from gateway.errors import UnknownModel
+from gateway.pipeline import call_of
+from providers import snapshot
+from providers.targets import AliasCard, KeyCard
+
+router = Router(tags=["models"])
+
+
+@router.get("/models", summary="List the models that the key may use")
+async def index(request: HttpRequest) -> HttpResponse:
+    """Exact aliases only: what a pattern such as `mistral/*` opens is the provider's to say; GET by id answers it."""
+    key = _key(request)
+    aliases = (alias for alias in snapshot.current().aliases() if not alias.name.endswith("*"))
+    data = [_model(alias, alias.name) for alias in aliases if key.may_use(alias.name)]
+    return _json({"object": "list", "data": data})
+
+
+@router.get("/models/{path:model_id}", summary="One model; its id may hold `/` and `:`")
+async def retrieve(request: HttpRequest, model_id: Path[str]) -> HttpResponse:
+    match = snapshot.current().match(model_id) if _key(request).may_use(model_id) else None
+    if match is None:
+        raise UnknownModel(f"The model `{model_id}` does not exist or you do not have access to it.")
+    return _json(_model(match[0], model_id))
+
+
+def _key(request: HttpRequest) -> KeyCard:
+    key = call_of(request).key
+    assert key is not None
+    return key
+
+
+def _model(alias: AliasCard, name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": alias.created, "owned_by": "gateway"}
+
+
+def _json(value: dict[str, Any]) -> HttpResponse:
+    return HttpResponse(msgspec.json.encode(value), content_type="application/json")

@@ -1,0 +1,46 @@
+"""What one process of the gateway owns: upstream connections, journal, memory account, open receipts."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from gateway.errors import Overloaded
+from gateway.upstream import Upstream
+from ledger.entries import Entry
+
+if TYPE_CHECKING:
+    from gateway.receipts import Receipt
+
+MAX_BUFFERED = 256 * 1024 * 1024
+
+
+class JournalLike(Protocol):
+    def append(self, entry: Entry) -> None: ...
+
+
+class Memory:
+    """Counts the bytes that all requests of the process hold in buffers; beyond the cap new ones are refused."""
+
+    __slots__ = ("cap", "held")
+
+    def __init__(self, cap: int = MAX_BUFFERED) -> None:
+        self.cap = cap
+        self.held = 0
+
+    def take(self, size: int) -> None:
+        """Raises Overloaded where the cap would be passed."""
+        if self.held + size > self.cap:
+            raise Overloaded("The gateway's buffers are full.", code="buffers_full")
+        self.held += size
+
+    def give(self, size: int) -> None:
+        self.held -= size
+
+
+@dataclass(slots=True)
+class Process:
+    upstream: Upstream
+    journal: JournalLike
+    clock: Callable[[], float]  # monotonic seconds; the loop's own
+    memory: Memory = field(default_factory=Memory)
+    receipts: "set[Receipt]" = field(default_factory=set)

@@ -1,0 +1,271 @@
+"""The account of one admitted request: what it took, what it tried, what it cost; settled exactly once.
+
+A receipt is settled by leaving `open_receipt` with any exception or cancellation, or, once handed over, by the end of
+the response. Settling is synchronous: a journal line and memory; nothing in it can be cancelled.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import structlog
+
+from gateway.asks import Ask
+from gateway.errors import GatewayError, InternalError, LedgerUnavailable
+from gateway.process import Process
+from ledger.entries import Opened, Settled
+from ledger.journal import JournalError
+from ledger.usage import Usage
+from providers.targets import KeyCard, Target
+
+log = structlog.get_logger("gateway")
+
+R = TypeVar("R")
+
+STATUS_CLIENT_CLOSED = 499  # nginx's number for a client that left before its answer
+
+
+@dataclass(slots=True)
+class Call:
+    """One request on its connection, before it is known what it wants."""
+
+    id: str
+    process: Process
+    started: float  # monotonic seconds, when the head had come
+    at: float  # wall time, unix seconds
+    task: "asyncio.Task[None] | None" = None
+    key: KeyCard | None = None
+    status: int = 0  # of the answer, once its head has been sent
+    bytes_out: int = 0
+    disconnected: bool = False
+    answered: bool = False  # the last body message is going out: what `receive()` says now means nothing
+    receipt: "Receipt | None" = None
+    error: GatewayError | None = None
+    held: int = 0  # bytes of the body, on the process's memory account
+
+    def take(self, size: int) -> None:
+        self.process.memory.take(size)
+        self.held += size
+
+    def release(self) -> None:
+        self.process.memory.give(self.held)
+        self.held = 0
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One try at one target, as it stands in the ledger row."""
+
+    target: Target
+    started: float
+    outcome: str = "pending"
+    status: int = 0
+    sent: bool = False
+    milliseconds: int = 0
+
+    def row(self) -> dict[str, Any]:
+        return {
+            "provider": self.target.provider.name,
+            "model": self.target.model,
+            "outcome": self.outcome,
+            "status": self.status,
+            "sent": self.sent,
+            "ms": self.milliseconds,
+        }
+
+
+@dataclass(slots=True, eq=False)
+class Receipt:
+    """Opened by `open_receipt`; the limits of time stand on it too, since the engine's tick walks the open receipts."""
+
+    call: Call
+    ask: Ask
+    alias: str = ""
+    attempts: list[Attempt] = field(default_factory=list)
+    usage: Usage | None = None
+    usage_source: str = "none"
+    ttft: float | None = None  # seconds
+    upstream_request_id: str = ""
+    # The moment (monotonic) by which the awaited thing must have come, and what is raised if it has not.
+    deadline: float = float("inf")
+    on_deadline: Callable[[], GatewayError] | None = None
+    total_deadline: float = float("inf")
+    interruption: GatewayError | None = None
+    writing_since: float | None = None  # the client is being written to; the upstream's silence does not count then
+    # Set by a stream: called by the tick; keeps a silent connection alive and cuts one whose client does not read.
+    on_tick: Callable[[float], None] | None = None
+    give_back: list[Callable[[], None]] = field(default_factory=list)
+    admitted: bool = False
+    settled: bool = False
+    outcome: str = ""  # once settled
+    handed_over: bool = False
+
+    @property
+    def process(self) -> Process:
+        return self.call.process
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if exc is not None:
+            self.settle_for(exc)
+        elif not self.handed_over:
+            self.settle("ok")
+
+    def admit(self, alias: str) -> None:
+        """From here on the request owes a row. Raises LedgerUnavailable: what cannot be recorded is not sent."""
+        self.alias = alias
+        call, key, ask = self.call, self.call.key, self.ask
+        opened = Opened(
+            id=call.id,
+            at=call.at,
+            key=key.id if key else "",
+            key_name=key.name if key else "",
+            endpoint=ask.endpoint,
+            alias=alias,
+            model=ask.model,
+            stream=ask.stream,
+        )
+        try:
+            self.process.journal.append(opened)
+        except JournalError as exc:
+            raise LedgerUnavailable("The request cannot be recorded now, so it is not sent.", retry_after=5) from exc
+        self.admitted = True
+        self.process.receipts.add(self)
+
+    def hand_over(self, response: R) -> R:
+        """The response owns the receipt from here on, and settles it at its end."""
+        self.handed_over = True
+        return response
+
+    def within(self, seconds: float, error: Callable[[], GatewayError]) -> "Within":
+        """A block that must be left in `seconds`, and before the attempt's total deadline: else `error()` is raised.
+
+        No timer is made: the engine's tick looks at the deadlines every 250 ms and cancels the request's task.
+        """
+        return Within(self, seconds, error)
+
+    def disarm(self) -> None:
+        self.deadline = float("inf")
+        self.on_deadline = None
+
+    def tick(self, now: float) -> None:
+        """Called by the engine every 250 ms, with the monotonic time."""
+        if self.on_deadline is not None:
+            due = self.deadline if self.writing_since is None else self.total_deadline
+            if now > due:
+                self.interrupt(self.on_deadline())
+                return
+        if self.on_tick is not None:
+            self.on_tick(now)
+
+    def interrupt(self, error: GatewayError) -> None:
+        """Make `error` come out of whatever the request's task awaits: see `interrupted`."""
+        if self.interruption is None and self.call.task is not None:
+            self.interruption = error
+            self.disarm()
+            self.call.task.cancel()
+
+    def interrupted(self) -> GatewayError | None:
+        """Called on CancelledError: the tick's error, with the cancellation taken back, or None if it was another's."""
+        error, self.interruption = self.interruption, None
+        if error is None or self.call.task is None or self.call.disconnected:
+            return None
+        self.call.task.uncancel()
+        return error
+
+    def settle_for(self, exc: BaseException) -> None:
+        if isinstance(exc, GatewayError):
+            self.settle(exc.outcome, error=exc)
+        elif isinstance(exc, asyncio.CancelledError):
+            self.settle("client_cancelled")
+        else:
+            self.settle("error", error=InternalError("internal error"))
+
+    def settle(self, outcome: str, *, error: GatewayError | None = None) -> None:
+        """Write the row's line, once; give back what admission took, in reverse. Never raises."""
+        if self.settled:
+            return
+        self.settled, self.outcome = True, outcome
+        self.disarm()
+        self.on_tick = None
+        self.process.receipts.discard(self)
+        for undo in reversed(self.give_back):
+            undo()
+        if not self.admitted:
+            return
+        try:
+            self.process.journal.append(self._line(outcome, error))
+        except Exception:
+            # The open line is on disk: at the next start it becomes a row of outcome `lost`.
+            log.exception("settle_failed", request_id=self.call.id)
+
+    def _line(self, outcome: str, error: GatewayError | None) -> Settled:
+        call, key, ask = self.call, self.call.key, self.ask
+        last = self.attempts[-1].target if self.attempts else None
+        usage = self.usage or NO_USAGE
+        without_head = error.status if error else STATUS_CLIENT_CLOSED if outcome == "client_cancelled" else 200
+        return Settled(
+            id=call.id,
+            at=call.at,
+            key=key.id if key else "",
+            key_name=key.name if key else "",
+            endpoint=ask.endpoint,
+            alias=self.alias,
+            model=ask.model,
+            stream=ask.stream,
+            outcome=outcome,
+            status=call.status or without_head,
+            error_code=(error.code or "") if error else "",
+            provider=last.provider.name if last else "",
+            upstream_model=last.model if last else "",
+            attempts=[attempt.row() for attempt in self.attempts],
+            sent=any(attempt.sent for attempt in self.attempts),
+            tokens_in=usage.tokens_in,
+            tokens_out=usage.tokens_out,
+            tokens_cached=usage.tokens_cached,
+            tokens_reasoning=usage.tokens_reasoning,
+            usage_source=self.usage_source,
+            bytes_out=call.bytes_out,
+            ttft_ms=None if self.ttft is None else round(self.ttft * 1000),
+            duration_ms=round((self.process.clock() - call.started) * 1000),
+            upstream_request_id=self.upstream_request_id,
+        )
+
+
+NO_USAGE = Usage()
+
+
+@dataclass(slots=True)
+class Within:
+    """See `Receipt.within`; `renew()` starts the time anew, as each chunk of a stream does."""
+
+    receipt: Receipt
+    seconds: float
+    error: Callable[[], GatewayError]
+
+    def __enter__(self) -> Self:
+        self.receipt.on_deadline = self.error
+        self.renew()
+        return self
+
+    def renew(self) -> None:
+        receipt = self.receipt
+        receipt.deadline = min(receipt.process.clock() + self.seconds, receipt.total_deadline)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.receipt.disarm()
+        if kind is asyncio.CancelledError and (error := self.receipt.interrupted()) is not None:
+            raise error from None
+
+
+def open_receipt(call: Call, ask: Ask) -> Receipt:
+    call.receipt = Receipt(call, ask)
+    return call.receipt
