@@ -32,7 +32,7 @@ from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.streams import StreamReader
 from yarl import URL
 
-from gateway import echo
+from gateway.echo import answer
 from providers.addresses import AddressPolicy
 
 HEAD_LIMIT = 64 * 1024  # bytes of status line and header fields
@@ -333,7 +333,7 @@ class EchoTransport(httpx.AsyncBaseTransport):
     """The built-in provider, behind the same interface as a real one."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        status, headers, chunks = echo.answer(request.url.path, await request.aread())
+        status, headers, chunks = answer(request.url.path, await request.aread())
         return httpx.Response(status, headers=headers, stream=Chunks(chunks))
 
 

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Self
+from typing import Any, Self, cast
 
 
 class Act(Enum):
@@ -118,10 +118,10 @@ class Wire(asyncio.StreamReaderProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        assert isinstance(transport, asyncio.Transport)
+        wire = cast("asyncio.Transport", transport)  # uvloop's is no subclass
         self.record = Connection(len(self.upstream.connections), time.monotonic())
         self.upstream.connections.append(self.record)
-        self.task = asyncio.ensure_future(self.upstream.serve(self.reader, transport, self.record))
+        self.task = asyncio.ensure_future(self.upstream.serve(self.reader, wire, self.record))
         self.upstream.tasks.add(self.task)
         self.task.add_done_callback(self.upstream.tasks.discard)
 
