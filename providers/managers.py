@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 # Keys from elsewhere are held in every process's memory.
 MAX_FOREIGN = 10_000
 LAST = 4
+MIN_HINTED = 16
 
 
 class KeyRefused(ValueError):
@@ -62,9 +63,9 @@ class ClientKeyManager(TrackedManager["ClientKey"]):
 
     def _born(self, token: str, **fields: object) -> "ClientKey":
         pepper_id, pepper = peppers.primary()
-        row: ClientKey = self.create(
-            pepper_id=pepper_id, digest=keys.digest(pepper, token), last_four=token[-LAST:], **fields
-        )
+        # Of a short key four characters would give away too much.
+        last = token[-LAST:] if len(token) >= MIN_HINTED else ""
+        row: ClientKey = self.create(pepper_id=pepper_id, digest=keys.digest(pepper, token), last_four=last, **fields)
         return row
 
 

@@ -179,7 +179,7 @@ class ClientKey(Row):
     kind = models.CharField(max_length=12, choices=[(SECRET, "secret")], default=SECRET, editable=False)
     pepper_id = models.CharField(max_length=40, editable=False)
     digest = models.BinaryField(max_length=32, editable=False)
-    last_four = models.CharField(max_length=4, editable=False)
+    last_four = models.CharField(max_length=4, blank=True, editable=False)
     # A key brought from elsewhere has no id of ours in it: it is found by its digest, from the catalog.
     foreign = models.BooleanField(default=False, editable=False)
     # Patterns; an empty list allows nothing, so that taking the last one away does not open the rest.

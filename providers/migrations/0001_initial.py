@@ -75,7 +75,7 @@ class Migration(migrations.Migration):
                 ('kind', models.CharField(choices=[('secret', 'secret')], default='secret', editable=False, max_length=12)),
                 ('pepper_id', models.CharField(editable=False, max_length=40)),
                 ('digest', models.BinaryField(max_length=32)),
-                ('last_four', models.CharField(editable=False, max_length=4)),
+                ('last_four', models.CharField(blank=True, editable=False, max_length=4)),
                 ('foreign', models.BooleanField(default=False, editable=False)),
                 ('aliases', models.JSONField(blank=True, default=providers.models.every_alias)),
                 ('expires_at', models.DateTimeField(blank=True, null=True)),

@@ -1,0 +1,106 @@
+import json
+from datetime import timedelta
+from io import StringIO
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.utils import timezone
+
+from providers import keys
+from providers.models import ClientKey
+
+pytestmark = pytest.mark.django_db
+
+
+def run(*args: str) -> str:
+    out = StringIO()
+    call_command(*args, stdout=out, skip_checks=True)
+    return out.getvalue()
+
+
+def test_a_key_is_created_and_shown_once() -> None:
+    token, line = run("create_client_key", "web-app").splitlines()
+    row = ClientKey.objects.get()
+    assert keys.parse(token) == keys.Parsed("sk", row.id)
+    assert ClientKey.objects.with_token(token) == row
+    assert line == f"Its id is {row.id}. The key is not kept, and is shown this once."
+    assert (row.name, row.aliases, row.expires_at, row.enabled) == ("web-app", ["*"], None, True)
+
+
+def test_json_is_one_object_with_id_and_key() -> None:
+    printed = json.loads(run("create_client_key", "web-app", "--json"))
+    assert list(printed) == ["id", "key"]
+    assert ClientKey.objects.with_token(printed["key"]) == ClientKey.objects.by_id(printed["id"])
+
+
+@pytest.mark.parametrize(
+    ("span", "length"),
+    [
+        ("90s", timedelta(seconds=90)),
+        ("5m", timedelta(minutes=5)),
+        ("12h", timedelta(hours=12)),
+        ("30d", timedelta(days=30)),
+        ("2w", timedelta(weeks=2)),
+    ],
+)
+def test_a_key_has_the_aliases_and_the_end_that_were_asked_for(span: str, length: timedelta) -> None:
+    run("create_client_key", "web", "--alias", "fast", "--alias", "mistral/*", "--expires", span)
+    row = ClientKey.objects.get()
+    assert row.aliases == ["fast", "mistral/*"]
+    assert row.expires_at is not None
+    assert abs(row.expires_at - timezone.now() - length) < timedelta(seconds=30)
+
+
+@pytest.mark.parametrize("span", ["30", "d", "0d", "-1d", "1.5h", "30 d", "1y", "9999999d"])
+def test_what_is_no_span_is_refused(span: str) -> None:
+    with pytest.raises(CommandError) as caught:
+        run("create_client_key", "web", f"--expires={span}")
+    assert str(caught.value).startswith(f"--expires {span} is no span of time")
+    assert not ClientKey.objects.exists()
+
+
+def test_an_existing_key_is_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLD_KEY", "My API Key")
+    line = run("create_client_key", "web", "--existing-key-env", "OLD_KEY")
+    row = ClientKey.objects.get()
+    assert line == f"The key in OLD_KEY is valid here from now on. Its id is {row.id}.\n"
+    assert ClientKey.objects.with_token("My API Key") == row
+    assert row.foreign
+    with pytest.raises(CommandError, match=r"No key was created: that key is known already, as 'web'"):
+        run("create_client_key", "again", "--existing-key-env", "OLD_KEY", "--json")
+
+
+def test_an_existing_key_with_json_prints_the_same_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLD_KEY", "My API Key")
+    printed = json.loads(run("create_client_key", "web", "--existing-key-env", "OLD_KEY", "--json"))
+    assert printed == {"id": ClientKey.objects.get().id, "key": "My API Key"}
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["web", "--existing-key-env", "NOT_THERE"], "the environment variable NOT_THERE is not set"),
+        ([" "], "a key's name has 1 to 100 characters"),
+        (["x" * 101], "a key's name has 1 to 100 characters"),
+        (["web", "--alias", "a*b"], "'a*b' has a * before its end"),
+    ],
+)
+def test_what_cannot_be_created_is_refused_with_the_reason(args: list[str], message: str) -> None:
+    with pytest.raises(CommandError) as caught:
+        run("create_client_key", *args)
+    assert str(caught.value).startswith("No key was created: ")
+    assert message in str(caught.value)
+    assert not ClientKey.objects.exists()
+
+
+def test_a_revoked_key_stays_as_a_disabled_row() -> None:
+    row, _ = ClientKey.objects.mint("web")
+    assert run("revoke_client_key", row.id) == f"The key web ({row.id}) is revoked.\n"
+    row.refresh_from_db()
+    assert not row.enabled
+    assert json.loads(run("revoke_client_key", row.id, "--json")) == {"id": row.id, "enabled": False}
+
+
+def test_an_id_that_nobody_has_cannot_be_revoked() -> None:
+    with pytest.raises(CommandError, match="There is no client key with the id nobody"):
+        run("revoke_client_key", "nobody")
