@@ -312,6 +312,8 @@ def test_close_removes_the_file_only_where_nothing_is_left_in_it(journal: Journa
     assert (journal.drain(), journal.adopt()) == (0, 0)
 
 
+# The child only appends; Python 3.12 warns of any fork beside a thread.
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_forked_child_cannot_write_into_its_parents_file(journal: Journal) -> None:
     child = os.fork()
     if child == 0:
