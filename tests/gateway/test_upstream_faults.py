@@ -10,6 +10,7 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -27,6 +28,7 @@ from gateway.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from gateway.transport import tls_context
 from gateway.upstream import FOREIGN, Upstream, translated
 from providers.addresses import AddressPolicy
 from providers.targets import Timeouts
@@ -303,6 +305,20 @@ async def test_a_good_certificate_is_used_and_the_connection_kept() -> None:
         assert provider.requests[0].header("authorization") == CANARY
         await upstream.aclose()
         await provider.idle()
+
+
+async def test_the_environment_adds_no_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    server, _ = tls(ca, lambda ca: ca.issue_cert("127.0.0.1"))
+    context = tls_context.__wrapped__()
+    assert len(context.get_ca_certs()) > 50
+    upstream = Upstream(AddressPolicy([], development=True), limit=LIMIT, tls=lambda: context)
+    async with ScriptedUpstream(tls=server) as provider:
+        assert (await fails(upstream, provider.url)).message == "The provider's certificate is not valid."
+        assert provider.requests == []
+    await upstream.aclose()
 
 
 async def test_plain_http_behind_https_is_no_secure_connection(upstream: Upstream) -> None:
