@@ -255,6 +255,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             # The provider closed a kept connection just when it was used again: that says nothing about the request.
             if not reused or wire.received:
                 raise
+            request.extensions["sent"] = False
             connection, wire = await origin.connect(seconds, fresh=True)
             message, payload = await self._exchange(connection, wire, request, head, body)
         return httpx.Response(message.code, headers=message.raw_headers, stream=Body(connection, payload))

@@ -349,6 +349,17 @@ async def test_a_kept_connection_that_dies_unanswered_is_tried_once_afresh(
     assert len(provider.requests) == 5
 
 
+async def test_a_provider_that_went_away_since_the_last_call_was_not_sent_to(
+    upstream: Upstream, provider: ScriptedUpstream
+) -> None:
+    await works(upstream, provider)
+    assert provider.server is not None
+    provider.server.close()
+    provider.enqueue([RESET])
+    error = await fails(upstream, provider.url)
+    assert (type(error), error.sent) == (UpstreamUnreachable, False)
+
+
 async def test_a_kept_connection_that_dies_after_its_first_byte_is_not_tried_again(
     upstream: Upstream, provider: ScriptedUpstream
 ) -> None:
