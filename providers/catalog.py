@@ -46,7 +46,7 @@ class Reader:
         self._wall = wall
         self._monotonic = monotonic
         self._log = ChangeLog(monotonic)
-        self._overlay = overlay.Overlay((), (), ())
+        self._overlay = overlay.Overlay()
         self._providers: Mapping[str, ProviderCard] = {}
         self._aliases: Mapping[str, AliasCard] = {}
         self._keys: Mapping[str, KeyCard] = {}
@@ -118,6 +118,9 @@ class Reader:
             self._overlay = overlay.load()
         except Exception as error:
             log.error("the configuration of the environment cannot be used: %s: %s", type(error).__name__, error)
+            return
+        for problem in self._overlay.problems:
+            log.log(logging.WARNING if problem.weak else logging.ERROR, "%s %s", problem.place, problem.wrong)
 
     def _install(self, *, loaded_at: float) -> None:
         # The later one stays: a row beats what the environment declares under the same name.

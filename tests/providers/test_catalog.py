@@ -288,3 +288,19 @@ def test_a_configuration_that_turned_bad_leaves_the_last_good_one(
         assert reader.load()
     assert resolved("m") == [("env", "m", "")]
     assert "providers.lab: is not an object" in caplog.text
+
+
+def test_the_parts_of_the_environment_that_cannot_be_used_are_named(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    problems = (
+        overlay.Problem("keys.app", "is shorter than 20 characters", weak=True),
+        overlay.Problem("a.b", "is lost"),
+    )
+    monkeypatch.setattr(overlay, "load", lambda: Overlay(problems=problems))
+    with caplog.at_level(logging.WARNING):
+        Reader(wall=clock.wall, monotonic=clock.monotonic).load()
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", "keys.app is shorter than 20 characters"),
+        ("ERROR", "a.b is lost"),
+    ]
