@@ -167,7 +167,7 @@ class _Importer:
     def _existing_key(self, entry: KeyEntry) -> ClientKey | None:
         try:
             token = references.resolve(entry.existing).reveal()
-            wrong = "" if isinstance(keys.parse(token), keys.Parsed) or settings.DEBUG else weakness(token)
+            wrong = "" if isinstance(keys.parse(token), keys.Parsed) or settings.DEVELOPMENT else weakness(token)
             if wrong:
                 raise KeyRefused(f"the key in {entry.existing} {wrong}")
             return ClientKey.objects.adopt(token, name=entry.name)

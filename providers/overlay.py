@@ -70,7 +70,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Overlay:
 def address_policy() -> AddressPolicy:
     """The policy of the settings; raises ConfigError for an entry that cannot be read."""
     try:
-        return AddressPolicy(settings.GATEWAY_PRIVATE_UPSTREAMS, development=settings.DEBUG)
+        return AddressPolicy(settings.GATEWAY_PRIVATE_UPSTREAMS, development=settings.DEVELOPMENT)
     except ValueError as error:
         raise ConfigError([str(error)]) from None
 
@@ -156,7 +156,7 @@ class _Maker:
         wrong = weakness(token)
         if wrong:
             self.problems.append(Problem(place, wrong, weak=True))
-            if not settings.DEBUG:
+            if not settings.DEVELOPMENT:
                 return None
         pepper_id, pepper = peppers.primary()
         return KeyCard(

@@ -24,7 +24,7 @@ def check_overlay(**kwargs: Any) -> Sequence[checks.CheckMessage]:
             messages.append(checks.Error(text, id="providers.E003"))
             continue
         hint = f"Take one that was made just now: {keys.mint().token}"
-        if settings.DEBUG:
+        if settings.DEVELOPMENT:
             messages.append(checks.Warning(text, hint=hint, id="providers.W002"))
         else:
             messages.append(checks.Error(text, hint=hint, id="providers.E002"))

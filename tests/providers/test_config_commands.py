@@ -29,7 +29,7 @@ STRONG = "an-Own-Key-From-2019-q7Zr4"
 
 @pytest.fixture(autouse=True)
 def _development(settings: Settings) -> None:
-    settings.DEBUG = True
+    settings.DEVELOPMENT = True
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ def test_a_key_from_elsewhere_is_taken_over_once(
     file.write_text("keys: {old: {existing: env:OLD_KEY, aliases: [fast]}}")
     with pytest.raises(CommandError, match=r"keys\.old\.existing: the environment variable OLD_KEY is not set"):
         run("import_config", file)
-    settings.DEBUG = False
+    settings.DEVELOPMENT = False
     monkeypatch.setenv("OLD_KEY", "sk-1234")
     with pytest.raises(CommandError, match=r"the key in env:OLD_KEY is shorter than 20 characters"):
         run("import_config", file)

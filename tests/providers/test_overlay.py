@@ -17,7 +17,7 @@ STRONG = "an-Own-Key-From-2019-q7Zr4"
 
 @pytest.fixture(autouse=True)
 def _clean(settings: Settings) -> None:
-    settings.DEBUG = True
+    settings.DEVELOPMENT = True
     settings.GATEWAY_CONFIG = settings.OPENAI_SERVER_URL = ""
     settings.GATEWAY_PRIVATE_UPSTREAMS = []
 
@@ -67,7 +67,7 @@ def test_a_server_key_without_an_address_is_said(settings: Settings) -> None:
 
 
 def test_a_bad_server_address_is_refused_by_name(settings: Settings) -> None:
-    settings.DEBUG = False
+    settings.DEVELOPMENT = False
     settings.OPENAI_SERVER_URL = "http://127.0.0.1:11434/v1"
     with pytest.raises(ConfigError, match=r"OPENAI_SERVER_URL: Plain http.*GATEWAY_PRIVATE_UPSTREAMS"):
         overlay.load({})
@@ -98,7 +98,7 @@ WEAK = ["sk-1234", "a" * 40, "changeme-changeme-changeme", "your-openai-proxy-ke
 @pytest.mark.parametrize("token", WEAK)
 def test_a_guessable_key_works_in_development_only(settings: Settings, token: str) -> None:
     assert len(overlay.load({"OPENAI_PROXY_KEY": token}).keys) == 1
-    settings.DEBUG = False
+    settings.DEVELOPMENT = False
     found = overlay.load({"OPENAI_PROXY_KEY": token})
     assert found.keys == ()
     assert [problem.weak for problem in found.problems] == [True]
@@ -110,7 +110,7 @@ def test_a_guessable_key_works_in_development_only(settings: Settings, token: st
 def test_the_check_of_a_guessable_key_offers_a_fresh_one(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, debug: bool, message_id: str, level: int
 ) -> None:
-    settings.DEBUG = debug
+    settings.DEVELOPMENT = debug
     monkeypatch.setenv("OPENAI_PROXY_KEY", "sk-1234")
     first, second = check_overlay()[0], check_overlay()[0]
     assert (first.id, first.level) == (message_id, level)

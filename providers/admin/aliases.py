@@ -1,0 +1,54 @@
+"""Model aliases with their routes."""
+
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from providers import overlay
+from providers.admin.ownership import OwnedAdmin, OwnedInline
+from providers.forms import AliasForm, RouteForm, RouteFormSet
+from providers.models import ModelAlias, Route
+
+
+class RouteInline(OwnedInline):
+    model = Route
+    form = RouteForm
+    formset = RouteFormSet
+    fields = ("position", "provider", "model", "weight")
+
+    def get_extra(self, request: HttpRequest, obj: ModelAlias | None = None, **kwargs: Any) -> int:
+        return 1 if obj and obj.routes.exists() else 2
+
+
+@admin.register(ModelAlias)
+class ModelAliasAdmin(OwnedAdmin):
+    form = AliasForm
+    inlines = (RouteInline,)
+    list_display = ("name", "routes_in_short", "strategy", "enabled", "source")
+    list_filter = ("enabled", "source", "strategy")
+    search_fields = ("name",)
+    fieldsets = (
+        (None, {"fields": ("name", "strategy", "enabled")}),
+        ("When things take long", {"fields": ("retry_after_timeout", "early_200")}),
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[ModelAlias]:
+        return super().get_queryset(request).prefetch_related("routes__provider")
+
+    @admin.display(description="routes")
+    def routes_in_short(self, row: ModelAlias) -> str:
+        weighted = row.strategy == ModelAlias.WEIGHTED
+        routes = [f"{route}{f' ×{route.weight}' if weighted else ''}" for route in row.routes.all()]
+        return (", " if weighted else ", then ").join(route.removesuffix(":") for route in routes) or "none"
+
+    def overlay_rows(self, found: overlay.Overlay) -> list[tuple[str, str]]:
+        names = {card.id: card.name for card in found.providers}
+        return [
+            (
+                card.name,
+                ", ".join(f"{names[route.provider_id]}:{route.model}".removesuffix(":") for route in card.routes),
+            )
+            for card in found.aliases
+        ]

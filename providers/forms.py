@@ -1,0 +1,218 @@
+"""The forms of the admin: they say what is wrong at the field, and never show a secret again."""
+
+import json
+from typing import Any
+
+from django import forms
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.utils.text import capfirst
+
+from providers import aliases as alias_names
+from providers import dialects
+from providers.addresses import AddressError, origin
+from providers.configfile import ConfigError
+from providers.draft import ProviderValues, settled
+from providers.models import ClientKey, Credential, ModelAlias, Provider, Route
+from providers.overlay import address_policy
+
+
+class JSONText(forms.JSONField):
+    """JSON in a small text area, indented so that it can be read; nothing written is an empty object."""
+
+    widget = forms.Textarea(attrs={"rows": 5, "class": "json", "spellcheck": "false"})
+
+    def prepare_value(self, value: Any) -> Any:
+        return (
+            json.dumps(value, indent=2, ensure_ascii=False) if isinstance(value, dict) else super().prepare_value(value)
+        )
+
+    def clean(self, value: Any) -> Any:
+        found = super().clean(value)
+        if found in (None, ""):
+            return {}
+        if not isinstance(found, dict):
+            raise ValidationError("This must be an object: names and values in { }.")
+        return found
+
+
+def _options_help() -> str:
+    lines = {f"{name}: {text}" for dialect in dialects.registry().values() for name, text in dialect.options.items()}
+    return f"{'; '.join(sorted(lines))}. Placeholders of the base URL may be given here too."
+
+
+class ProviderForm(forms.ModelForm):  # type: ignore[type-arg]
+    options = JSONText(required=False)
+    quirks = JSONText(
+        required=False,
+        help_text='Edits of each request for this upstream, such as {"rename": {"max_completion_tokens": '
+        '"max_tokens"}, "drop": ["user"], "set": {"safe_prompt": true}, "headers": {"x-title": "gateway"}}.',
+    )
+    timeouts = JSONText(
+        required=False,
+        help_text='Seconds, such as {"first_byte": 120, "gap": 60, "total": 600}; what is left out keeps its default.',
+    )
+
+    class Meta:
+        model = Provider
+        fields = ("name", "dialect", "base_url", "enabled", "options", "quirks", "timeouts")
+        widgets = {"base_url": forms.TextInput(attrs={"size": 80, "class": "vTextField", "spellcheck": "false"})}
+        help_texts = {
+            "name": "Short, such as mistral or lab-gpu: aliases and the usage table call it so.",
+            "dialect": "How the upstream wants to be spoken to. Most speak OpenAI's.",
+            "base_url": "Up to and with /v1, such as https://api.mistral.ai/v1. "
+            "What stands in { } is for you to fill in.",
+            "enabled": "Switched off, it is passed over; the next route of an alias takes its place.",
+        }
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["options"].help_text = _options_help()
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or self.cleaned_data
+        if not {"dialect", "base_url", "options", "quirks", "timeouts"} <= data.keys():
+            return data
+        given = ProviderValues(data["dialect"], data["base_url"], data["options"], data["quirks"], data["timeouts"])
+        try:
+            values, faults = settled(given, address_policy())
+        except ConfigError as error:
+            raise ValidationError(list(error.problems)) from None
+        for fault in faults:
+            self.add_error(fault.field, capfirst(fault.message))
+        if not faults:
+            data["base_url"], data["options"] = values.base_url, dict(values.options)
+        return data
+
+
+class CredentialForm(forms.ModelForm):  # type: ignore[type-arg]
+    secret = forms.CharField(
+        label="key",
+        required=False,
+        max_length=8192,
+        widget=forms.PasswordInput(render_value=False, attrs={"autocomplete": "new-password", "size": 30}),
+        help_text="Stored encrypted and never shown again. Leave it empty to keep the one that is there.",
+    )
+
+    class Meta:
+        model = Credential
+        fields = ("name", "secret", "reference", "enabled")
+        help_texts = {"reference": "Instead of a key: env:NAME, an environment variable that each process reads."}
+        widgets = {"reference": forms.TextInput(attrs={"size": 24, "placeholder": "env:NAME"})}
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or self.cleaned_data
+        secret, reference = data.get("secret", ""), data.get("reference", "")
+        if secret and reference:
+            self.add_error("secret", "Give a key or a reference, not both.")
+        elif not secret and not reference and not self.instance.sealed and "reference" not in self.errors:
+            self.add_error("secret", "Enter the key, or give a reference.")
+        elif secret and not (secret.isascii() and secret.isprintable() and " " not in secret):
+            self.add_error("secret", "This is no key: it holds spaces or characters that no header can carry.")
+        elif secret and not settings.GATEWAY_ENCRYPTION_KEYS:
+            self.add_error("secret", "No key can be stored here: GATEWAY_ENCRYPTION_KEYS is not set. Use a reference.")
+        return data
+
+    def save(self, commit: bool = True) -> Credential:
+        if self.cleaned_data.get("secret"):
+            self.instance.seal(self.cleaned_data["secret"])
+        elif self.cleaned_data.get("reference"):
+            self.instance.sealed = self.instance.hint = ""
+        saved: Credential = super().save(commit)
+        return saved
+
+
+class CredentialFormSet(forms.BaseInlineFormSet):  # type: ignore[type-arg]
+    """A stored key is sealed for one origin: with another address it must be entered again."""
+
+    def clean(self) -> None:
+        super().clean()
+        before = Provider.objects.filter(pk=self.instance.pk).values_list("base_url", flat=True).first()
+        if before is None or _origin(before) == _origin(self.instance.base_url):
+            return
+        for form in self.initial_forms:
+            data = form.cleaned_data if form.is_valid() else {}
+            kept = not (data.get("secret") or data.get("reference") or data.get("DELETE"))
+            if data and kept and form.instance.sealed:
+                form.add_error(
+                    "secret", "The provider's address leads elsewhere now: enter the key again, so that it goes there."
+                )
+
+
+def _origin(base_url: str) -> str:
+    try:
+        return origin(base_url) if base_url else ""
+    except AddressError:
+        return base_url
+
+
+class AliasForm(forms.ModelForm):  # type: ignore[type-arg]
+    class Meta:
+        model = ModelAlias
+        fields = ("name", "strategy", "enabled", "retry_after_timeout", "early_200")
+        help_texts = {
+            "name": "What clients send as model: fast for one name, "
+            "mistral/* for all that begin so, * for every other.",
+            "strategy": "In order: the first route, the next one when it fails. "
+            "By weight: at random, by their weights.",
+            "retry_after_timeout": "Also go on to the next route when one timed out after the request was sent. "
+            "The timed out call may have been billed.",
+            "early_200": "Answer streams with 200 before the provider answers, for load balancers that wait for no "
+            "first byte. Errors then come inside the stream.",
+            "enabled": "Switched off, clients are told that there is no such model.",
+        }
+
+
+class RouteForm(forms.ModelForm):  # type: ignore[type-arg]
+    class Meta:
+        model = Route
+        fields = ("position", "provider", "model", "weight")
+        help_texts = {
+            "position": "Lower ones are tried first.",
+            "model": "The model's name there. Empty: the base model, or under a pattern the rest of the name.",
+            "weight": "For the strategy by weight only.",
+        }
+
+
+class RouteFormSet(forms.BaseInlineFormSet):  # type: ignore[type-arg]
+    def clean(self) -> None:
+        super().clean()
+        kept = [form for form in self.forms if form.has_changed() or form.instance.pk]
+        if not any(form.is_valid() and not form.cleaned_data.get("DELETE") for form in kept):
+            raise ValidationError("An alias needs at least one route: choose a provider below.")
+
+
+class PatternLines(forms.CharField):
+    """Alias patterns, one a line, as a list."""
+
+    widget = forms.Textarea(attrs={"rows": 4, "class": "json", "spellcheck": "false"})
+
+    def prepare_value(self, value: Any) -> Any:
+        return "\n".join(str(item) for item in value) if isinstance(value, list) else value
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        return bool(super().has_changed(self.prepare_value(initial), data))
+
+    def to_python(self, value: Any) -> Any:
+        patterns = [line.strip() for line in str(super().to_python(value)).splitlines() if line.strip()]
+        try:
+            alias_names.check_all(patterns)
+        except ValueError as error:
+            raise ValidationError(capfirst(str(error))) from None
+        return patterns
+
+
+class ClientKeyForm(forms.ModelForm):  # type: ignore[type-arg]
+    aliases = PatternLines(
+        required=False,
+        help_text="The models that it may ask for, one a line: fast, mistral/*, or * for all. Empty: none.",
+    )
+
+    class Meta:
+        model = ClientKey
+        fields = ("name", "aliases", "expires_at", "enabled")
+        help_texts = {
+            "name": "Who holds it, such as web-app or anna-laptop.",
+            "expires_at": "From then on it is refused. Empty: it does not expire.",
+            "enabled": "Switched off, it is refused within two seconds, everywhere.",
+        }
