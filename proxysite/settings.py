@@ -106,6 +106,8 @@ SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 if env.number("GATEWAY_TRUSTED_PROXY_HOPS", 0):
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    # Only where a proxy says which it was: without its word each redirect would lead to the next.
+    SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {
         "default-src": ["'self'"],
