@@ -26,7 +26,15 @@ class ClientKeyAuth(HttpBearer):
         return await self(request)
 
 
-api = NinjaAPI(
+class API(NinjaAPI):
+    """Ninja makes a response before each view, for views that set headers on it; ours make their own."""
+
+    def create_temporal_response(self, request: HttpRequest) -> HttpResponse:
+        return UNUSED
+
+
+UNUSED = HttpResponse()
+api = API(
     title="LLM gateway",
     description="OpenAI's endpoints, behind your own keys.",
     auth=ClientKeyAuth(),

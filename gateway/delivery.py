@@ -47,7 +47,7 @@ class Whole(HttpResponse):
     """An answer in one piece."""
 
     def __init__(self, receipt: Receipt, reply: Reply) -> None:
-        super().__init__(reply.body, status=reply.status, content_type=reply.content_type)
+        super().__init__(reply.body, status=reply.status, content_type=reply.content_type, charset="utf-8")
         self.receipt = receipt
         label(self, reply)
 
@@ -62,7 +62,7 @@ class Live(StreamingHttpResponse):
     def __init__(
         self, receipt: Receipt, reply: Reply | None, pending: Coroutine[Any, Any, Reply] | None = None
     ) -> None:
-        super().__init__(self.parts(), content_type="text/event-stream; charset=utf-8")
+        super().__init__(self.parts(), content_type="text/event-stream; charset=utf-8", charset="utf-8")
         self.headers["cache-control"] = "no-cache, no-transform"
         self.headers["x-accel-buffering"] = "no"
         self.receipt = receipt

@@ -2,15 +2,20 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any
 
 import msgspec
-from django.db import DataError, connection, transaction
+from django.db import DataError, connection, models, transaction
 
 from ledger.entries import Settled
 from ledger.models import UsageRecord
 from ledger.storable import storable
 from ledger.tape import Reject
+
+_COLUMNS = [field.attname for field in UsageRecord._meta.concrete_fields]
+# Asked of every field, the question what its database value is took a third of the drain's time.
+_ADAPTED = [f for f in UsageRecord._meta.concrete_fields if isinstance(f, (models.DateTimeField, models.JSONField))]
 
 # What an entry's values can cause. All else is the database's: no connection, a full disk, a table that is not there,
 # and a broken constraint too, since `storable` keeps within all that the model has.
@@ -23,16 +28,14 @@ def store(entries: Sequence[Settled]) -> list[str]:
     Raises django.db.Error or ValueError, and has stored nothing then. In the caller's own transaction it is a part of
     that: what moves with a row (rollups, spent money) moves for the returned ids, and so once.
     """
-    fields = UsageRecord._meta.concrete_fields
-    rows = [row_of(entry) for entry in entries]
+    rows = [_parameters(row_of(entry)) for entry in entries]
     # SQLite takes a bounded number of parameters a statement.
-    step = (connection.features.max_query_params or 65_535) // len(fields)
+    step = (connection.features.max_query_params or 65_535) // len(_COLUMNS)
     new: list[str] = []
     with transaction.atomic(), connection.cursor() as cursor:
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
-            parameters = [field.get_db_prep_save(row[field.attname], connection) for row in part for field in fields]
-            cursor.execute(_insert(len(part)), parameters)
+            cursor.execute(_insert(len(part)), list(chain.from_iterable(part)))
             new += [request_id for (request_id,) in cursor.fetchall()]
     return new
 
@@ -65,9 +68,16 @@ def row_of(entry: Settled) -> dict[str, Any]:
     return row
 
 
+def _parameters(row: dict[str, Any]) -> list[Any]:
+    """The row's values in the order of the columns; only times and JSON look different in the two databases."""
+    for field in _ADAPTED:
+        row[field.attname] = field.get_db_prep_save(row[field.attname], connection)
+    return [row[name] for name in _COLUMNS]
+
+
 def _insert(count: int) -> str:
     quote = connection.ops.quote_name
-    names = [quote(field.attname) for field in UsageRecord._meta.concrete_fields]
+    names = [quote(name) for name in _COLUMNS]
     values = f"({', '.join(['%s'] * len(names))})"
     table, key = quote(UsageRecord._meta.db_table), quote("id")
     # Only names of our own columns are put into the text.

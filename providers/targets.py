@@ -89,7 +89,10 @@ class KeyCard:
         return self.enabled and (self.expires_at is None or now < self.expires_at)
 
     def may_use(self, model: str) -> bool:
-        return any(matches(pattern, model) for pattern in self.aliases)
+        for pattern in self.aliases:  # a loop: any() over a generator takes three times as long for the usual one
+            if pattern == "*" or matches(pattern, model):
+                return True
+        return False
 
 
 @dataclass(frozen=True, slots=True)
