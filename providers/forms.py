@@ -13,14 +13,14 @@ from providers import dialects
 from providers.addresses import AddressError, origin
 from providers.configfile import ConfigError
 from providers.draft import ProviderValues, settled
-from providers.models import ClientKey, Credential, ModelAlias, Provider, Route
+from providers.models import ClientKey, Credential, ModelAlias, Provider, Route, every_alias
 from providers.overlay import address_policy
 
 
 class JSONText(forms.JSONField):
     """JSON in a small text area, indented so that it can be read; nothing written is an empty object."""
 
-    widget = forms.Textarea(attrs={"rows": 5, "class": "json", "spellcheck": "false"})
+    widget = forms.Textarea(attrs={"rows": 4, "class": "json", "spellcheck": "false"})
 
     def prepare_value(self, value: Any) -> Any:
         return (
@@ -56,7 +56,7 @@ class ProviderForm(forms.ModelForm):  # type: ignore[type-arg]
     class Meta:
         model = Provider
         fields = ("name", "dialect", "base_url", "enabled", "options", "quirks", "timeouts")
-        widgets = {"base_url": forms.TextInput(attrs={"size": 80, "class": "vTextField", "spellcheck": "false"})}
+        widgets = {"base_url": forms.TextInput(attrs={"class": "vTextField wide", "spellcheck": "false"})}
         help_texts = {
             "name": "Short, such as mistral or lab-gpu: aliases and the usage table call it so.",
             "dialect": "How the upstream wants to be spoken to. Most speak OpenAI's.",
@@ -68,6 +68,7 @@ class ProviderForm(forms.ModelForm):  # type: ignore[type-arg]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["options"].help_text = _options_help()
+        self.fields["quirks"].widget.attrs["rows"] = 10
 
     def clean(self) -> dict[str, Any]:
         data = super().clean() or self.cleaned_data
@@ -90,7 +91,7 @@ class CredentialForm(forms.ModelForm):  # type: ignore[type-arg]
         label="key",
         required=False,
         max_length=8192,
-        widget=forms.PasswordInput(render_value=False, attrs={"autocomplete": "new-password", "size": 30}),
+        widget=forms.PasswordInput(render_value=False, attrs={"autocomplete": "new-password"}),
         help_text="Stored encrypted and never shown again. Leave it empty to keep the one that is there.",
     )
 
@@ -98,7 +99,7 @@ class CredentialForm(forms.ModelForm):  # type: ignore[type-arg]
         model = Credential
         fields = ("name", "secret", "reference", "enabled")
         help_texts = {"reference": "Instead of a key: env:NAME, an environment variable that each process reads."}
-        widgets = {"reference": forms.TextInput(attrs={"size": 24, "placeholder": "env:NAME"})}
+        widgets = {"reference": forms.TextInput(attrs={"class": "vTextField", "placeholder": "env:NAME"})}
 
     def clean(self) -> dict[str, Any]:
         data = super().clean() or self.cleaned_data
@@ -175,6 +176,13 @@ class RouteForm(forms.ModelForm):  # type: ignore[type-arg]
 
 
 class RouteFormSet(forms.BaseInlineFormSet):  # type: ignore[type-arg]
+    def get_form_kwargs(self, index: int | None) -> dict[str, Any]:
+        """New routes come after those that are there; several new ones keep the order in which they stand."""
+        kwargs: dict[str, Any] = super().get_form_kwargs(index)
+        if index is None or index >= self.initial_form_count():
+            kwargs["initial"] = {"position": max((row.position for row in self.get_queryset()), default=-1) + 1}
+        return kwargs
+
     def clean(self) -> None:
         super().clean()
         kept = [form for form in self.forms if form.has_changed() or form.instance.pk]
@@ -205,6 +213,7 @@ class PatternLines(forms.CharField):
 class ClientKeyForm(forms.ModelForm):  # type: ignore[type-arg]
     aliases = PatternLines(
         required=False,
+        initial=every_alias,
         help_text="The models that it may ask for, one a line: fast, mistral/*, or * for all. Empty: none.",
     )
 

@@ -17,8 +17,8 @@ from providers.models import ClientKey
 @admin.register(ClientKey)
 class ClientKeyAdmin(OwnedAdmin):
     form = ClientKeyForm
-    list_display = ("name", "id", "ends_with", "alias_names", "state", "expires_at", "created_at", "source")
-    list_filter = ("enabled", "source", "foreign")
+    list_display = ("name", "public_id", "alias_names", "state", "expires_at", "created_at", "source")
+    list_filter = ("enabled", "source")
     search_fields = ("name", "id", "last_four")
     actions = ("enable", "disable", "revoke")
     fields = ("name", "aliases", "expires_at", "enabled")
@@ -34,6 +34,10 @@ class ClientKeyAdmin(OwnedAdmin):
     @admin.display(description="ends with")
     def ends_with(self, row: ClientKey) -> str:
         return f"…{row.last_four}"
+
+    @admin.display(description="id", ordering="id")
+    def public_id(self, row: ClientKey) -> str:
+        return f"{row.id} …{row.last_four}"
 
     @admin.display(description="aliases")
     def alias_names(self, row: ClientKey) -> str:

@@ -7,7 +7,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django_object_actions import DjangoObjectActions, action
 
-from providers import cards, dialects, overlay, probing, references
+from providers import cards, overlay, probing, references
 from providers.addresses import AddressError
 from providers.admin.ownership import OwnedAdmin, OwnedInline
 from providers.forms import CredentialForm, CredentialFormSet, ProviderForm
@@ -57,7 +57,7 @@ class ProviderAdmin(DjangoObjectActions, OwnedAdmin):  # type: ignore[misc]
     inlines = (CredentialInline,)
     change_form_template = "admin/providers/provider/change_form.html"
     change_list_template = OwnedAdmin.change_list_template
-    list_display = ("name", "dialect_label", "base_url", "credential_names", "enabled", "source")
+    list_display = ("name", "dialect", "base_url", "credential_names", "enabled", "source")
     list_filter = ("enabled", "source", "dialect")
     search_fields = ("name", "base_url")
     change_actions = ("test_upstream",)
@@ -68,11 +68,6 @@ class ProviderAdmin(DjangoObjectActions, OwnedAdmin):  # type: ignore[misc]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Provider]:
         return super().get_queryset(request).prefetch_related("credentials")
-
-    @admin.display(description="dialect", ordering="dialect")
-    def dialect_label(self, row: Provider) -> str:
-        known = dialects.registry().get(row.dialect)
-        return known.label if known else row.dialect
 
     @admin.display(description="credentials")
     def credential_names(self, row: Provider) -> str:

@@ -264,6 +264,24 @@ def test_a_new_key_is_shown_once_in_the_answer_and_nowhere_else(admin: Client) -
     assert row.last_four in page(admin.get(url("clientkey_changelist")))
 
 
+def test_the_form_of_a_new_key_offers_all_aliases(admin: Client) -> None:
+    assert re.search(r'<textarea name="aliases"[^>]*>\s*\*</textarea>', page(admin.get(url("clientkey_add"))))
+
+
+def test_a_new_route_is_placed_after_the_others(admin: Client, stored: Credential) -> None:
+    alias = ModelAlias.objects.create(name="fast")
+    first = Route.objects.create(alias=alias, provider=stored.provider, model="m1", position=4)
+    change = url("modelalias_change", alias.id)
+    assert 'name="routes-1-position" value="5"' in page(admin.get(change))
+    form = {"name": "fast", "strategy": "ordered", "enabled": "on", **routes(("", "m1"), ("", ""))}
+    form |= {"routes-INITIAL_FORMS": "1", "routes-0-id": first.id, "routes-0-position": "4", "routes-1-position": "5"}
+    form |= {"routes-0-provider": stored.provider_id}
+    assert admin.post(change, form).status_code == 302
+    assert alias.routes.count() == 1
+    admin.post(change, {**form, "routes-1-provider": stored.provider_id, "routes-1-model": "m2"})
+    assert [route.model for route in alias.routes.all()] == ["m1", "m2"]
+
+
 def test_a_key_is_edited_without_losing_itself(admin: Client) -> None:
     row, token = ClientKey.objects.mint("web")
     form = {"name": "site", "aliases": "fast", "expires_at_0": "", "expires_at_1": ""}
