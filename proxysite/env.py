@@ -76,7 +76,7 @@ def refusal(problems: Iterable[Problem]) -> str:
 
 @dataclass(frozen=True)
 class Secrets:
-    """Django's key, the credential encryption keys and the client-key peppers; the first of each is used for writing."""
+    """Django's key, the credential encryption keys and the client-key peppers; the first of each is for writing."""
 
     django_key: str
     encryption_keys: Mapping[str, bytes]

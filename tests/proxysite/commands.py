@@ -69,7 +69,7 @@ class Running:
             )
         async with asyncio.timeout(60):
             while (answer := await self.ask("GET", "/readyz")) is None or answer.status != 200:
-                assert self.process.returncode is None, self.output.read_text()
+                assert self.process.returncode is None, (self.process.returncode, self.output.read_text())
                 await asyncio.sleep(0.1)
         return self
 
