@@ -1,6 +1,7 @@
 """The operator's pages, through Django's own door."""
 
 import re
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -385,3 +386,15 @@ def test_the_pages_hold_under_the_content_security_policy(admin: Client, name: s
 @pytest.mark.parametrize("name", PAGES)
 def test_nobody_sees_the_pages_without_signing_in(client: Client, name: str) -> None:
     assert client.get(url(name)).status_code == 302
+
+
+def test_the_test_button_calls_the_upstream_itself(admin: Client, stored: Credential) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+    stored.provider.base_url = address
+    stored.provider.save()
+    stored.seal(CANARY)
+    stored.save()
+    text = page(admin.post(url("provider_actions", stored.provider_id, "test_upstream"), follow=True))
+    assert "lab does not work: no answer after" in text.lower()
