@@ -1,5 +1,15 @@
+"""The building as a Django app: what must be set up before the first request, whoever starts the process."""
+
 from django.apps import AppConfig
+from django.conf import settings
+from django.core.checks import Tags, register
+
+from proxysite import checks, logs
 
 
 class ProxysiteConfig(AppConfig):
     name = "proxysite"
+
+    def ready(self) -> None:
+        logs.configure(readable=settings.DEBUG)
+        register(checks.check_secrets, Tags.security)
