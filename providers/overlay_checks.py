@@ -12,7 +12,10 @@ from providers.configfile import ConfigError
 
 @checks.register("providers")
 def check_overlay(**kwargs: Any) -> Sequence[checks.CheckMessage]:
-    """providers.E001 for what cannot be read, E002 (W002 in development) for a guessable key, E003 for lost parts."""
+    """providers.E001 for what cannot be read, E002 (W002 in development) for a guessable key, W003 for a lost part.
+
+    One provider without its key does not keep the others from serving.
+    """
     try:
         found = overlay.load()
     except ConfigError as error:
@@ -21,7 +24,7 @@ def check_overlay(**kwargs: Any) -> Sequence[checks.CheckMessage]:
     for problem in found.problems:
         text = f"{problem.place} {problem.wrong}."
         if not problem.weak:
-            messages.append(checks.Error(text, id="providers.E003"))
+            messages.append(checks.Warning(text, id="providers.W003"))
             continue
         hint = f"Take one that was made just now: {keys.mint().token}"
         if settings.DEVELOPMENT:

@@ -125,7 +125,7 @@ def test_the_check_names_each_fault_of_the_file(settings: Settings, config: Path
     assert [message.id for message in check_overlay()] == ["providers.E001"] * 3
     config.write_text("{providers: {lab: {preset: openai, credentials: {main: env:NOT_SET_ANYWHERE}}}}")
     (message,) = check_overlay()
-    assert message.id == "providers.E003"
+    assert message.id == "providers.W003"
     assert message.msg == ("providers.lab.credentials.main the environment variable NOT_SET_ANYWHERE is not set.")
     config.write_text("{providers: {lab: {preset: openai}}}")
     assert check_overlay() == []
