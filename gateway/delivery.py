@@ -70,7 +70,8 @@ class Live(StreamingHttpResponse):
         self.pending = pending
         self.outcome = "ok"
         self.error: GatewayError | None = None
-        self.last_out = receipt.process.clock()
+        self.wrote = False  # since the last tick: the loop over the chunks asks no clock
+        self.last_out = self.writing_from = receipt.process.clock()
         self.send: Send | None = None
         self.ping: asyncio.Future[None] | None = None
         if reply is not None:
@@ -80,17 +81,17 @@ class Live(StreamingHttpResponse):
         """Write every part to the client; returns before the last, empty body message."""
         self.send = send
         receipt = self.receipt
-        call, clock = receipt.call, receipt.process.clock
+        call = receipt.call
         receipt.on_tick = self.tick
         async for part in self.parts():
-            receipt.writing_since = clock()
+            receipt.writing = True
             try:
                 await send({"type": "http.response.body", "body": part, "more_body": True})
             except asyncio.CancelledError:
                 if (error := receipt.interrupted()) is None:
                     raise
                 raise error from None
-            self.last_out, receipt.writing_since = clock(), None
+            receipt.writing, self.wrote = False, True
             call.bytes_out += len(part)
 
     async def parts(self) -> AsyncIterator[bytes]:
@@ -113,14 +114,14 @@ class Live(StreamingHttpResponse):
         if relay is None or chunks is None:
             return
         try:
-            with self.receipt.within(reply.target.provider.timeouts.gap, _silent) as patience:
-                while not (relay.done or relay.failed):
-                    patience.renew()
-                    data = await anext(chunks, None)
-                    if data is None:
-                        break
-                    if part := relay.feed(data):
-                        yield part
+            with self.receipt.within(reply.target.provider.timeouts.gap, _silent):
+                if not relay.done:
+                    async for data in chunks:
+                        self.receipt.heard = True
+                        if part := relay.feed(data):
+                            yield part
+                        if relay.done or relay.failed is not None:
+                            break
             if relay.failed is not None:
                 self.error, self.outcome = relay.failed, "upstream_error"
             elif part := relay.end():
@@ -134,11 +135,16 @@ class Live(StreamingHttpResponse):
 
     def tick(self, now: float) -> None:
         """Called every 250 ms: a comment into a silent stream, the end of one that its client does not read."""
-        writing_since = self.receipt.writing_since
-        if writing_since is not None:
-            if now - writing_since > WRITE_STALL:
-                self.receipt.interrupt(ClientStalled("the client does not read"))
-        elif now - self.last_out > PING_AFTER and self.send is not None and (self.ping is None or self.ping.done()):
+        writing = self.receipt.writing
+        if self.wrote or not writing:
+            self.writing_from = now
+        if self.wrote:
+            self.wrote, self.last_out = False, now
+        if now - self.writing_from > WRITE_STALL:
+            self.receipt.interrupt(ClientStalled("the client does not read"))
+        elif writing or self.send is None or now - self.last_out < PING_AFTER:
+            return
+        elif self.ping is None or self.ping.done():
             self.last_out = now
             self.ping = asyncio.ensure_future(self._ping(self.send))
 
@@ -152,6 +158,8 @@ class Live(StreamingHttpResponse):
 
     async def finish(self, exc: BaseException | None = None) -> None:
         """Settle, then close the upstream; a cancellation does not stop the closing."""
+        if self.ping is not None:
+            self.ping.cancel()  # one that still waits would come after the end
         self._account()
         if isinstance(exc, GatewayError):
             self.receipt.settle(exc.outcome, error=exc)
@@ -162,7 +170,9 @@ class Live(StreamingHttpResponse):
         if self.pending is not None:
             self.pending.close()
         if self.reply is not None and self.reply.upstream is not None:
-            await asyncio.shield(asyncio.ensure_future(_close(self.reply, clean=exc is None)))
+            closing = _close(self.reply, clean=exc is None)
+            # After a clean end the disconnect watch is off: nothing cancels, and no task is needed.
+            await (closing if exc is None else asyncio.shield(asyncio.ensure_future(closing)))
 
     def _account(self) -> None:
         receipt, relay = self.receipt, self.reply.relay if self.reply else None

@@ -9,7 +9,7 @@ import structlog
 
 from gateway.admission import Grant
 from gateway.answers import as_stream, check_answer
-from gateway.errors import GatewayError, UpstreamBroken, UpstreamError, UpstreamRefused, UpstreamTimeout
+from gateway.errors import GatewayError, UpstreamError, UpstreamInvalid, UpstreamRefused, UpstreamTimeout
 from gateway.receipts import Attempt, Receipt
 from gateway.refusals import AUTH_FAILED, refusal
 from gateway.replies import ChatRelay
@@ -93,7 +93,7 @@ async def _attempt(grant: Grant, target: Target) -> Reply:
             )
         raise
     except asyncio.CancelledError:
-        attempt.outcome, attempt.sent = "cancelled", True
+        attempt.outcome = "cancelled"
         raise
     else:
         attempt.outcome, attempt.status, attempt.sent = "ok", reply.status, True
@@ -114,7 +114,9 @@ async def _ask_upstream(grant: Grant, target: Target, attempt: Attempt) -> Reply
     timeouts = provider.timeouts
     receipt.total_deadline = attempt.started + timeouts.total
     with receipt.within(timeouts.first_byte, _no_first_byte):
-        upstream = await receipt.process.upstream.send(dialect.url(target, ask.path), headers, body, timeouts)
+        url = dialect.url(target, ask.path)
+        upstream = await receipt.process.upstream.send(url, headers, body, timeouts, sending=attempt)
+        attempt.sent = True
         try:
             return await _read(grant, target, upstream)
         except BaseException:
@@ -124,6 +126,10 @@ async def _ask_upstream(grant: Grant, target: Target, attempt: Attempt) -> Reply
 
 def _no_first_byte() -> UpstreamTimeout:
     return UpstreamTimeout("The provider did not answer in time; it may have done the work all the same.", sent=True)
+
+
+def _silent() -> UpstreamTimeout:
+    return UpstreamTimeout("The provider stopped sending before its answer was complete.", sent=True)
 
 
 async def _read(grant: Grant, target: Target, upstream: UpstreamReply) -> Reply:
@@ -139,15 +145,10 @@ async def _read(grant: Grant, target: Target, upstream: UpstreamReply) -> Reply:
         _first_byte(receipt)
         if "event-stream" in content_type or first.startswith(EVENT_STARTS):
             return _stream(grant, target, first, upstream, chunks)
-        rest = [first]
-        async for data in chunks:
-            rest.append(data)
-            if sum(map(len, rest)) > MAX_ANSWER:
-                raise UpstreamBroken("The provider's answer is larger than the gateway takes.", sent=True)
-        body = b"".join(rest)
+        body = await _whole(receipt, target, chunks, first)
     else:
-        body = await upstream.read(MAX_ANSWER)
         _first_byte(receipt)
+        body = await _whole(receipt, target, upstream.chunks())
     await upstream.aclose()
     answer = check_answer(upstream.status, content_type, body, ask.endpoint, secrets=_secrets(target))
     if answer.usage is not None:

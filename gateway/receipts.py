@@ -15,6 +15,7 @@ import structlog
 from gateway.asks import Ask
 from gateway.errors import GatewayError, InternalError, LedgerUnavailable
 from gateway.process import Process
+from gateway.replies import BYTES_PER_TOKEN
 from ledger.entries import Opened, Settled
 from ledger.journal import JournalError
 from ledger.usage import Usage
@@ -25,6 +26,8 @@ log = structlog.get_logger("gateway")
 R = TypeVar("R")
 
 STATUS_CLIENT_CLOSED = 499  # nginx's number for a client that left before its answer
+# How an attempt ends of which nobody knows whether the provider did the work.
+CUT_OFF = frozenset({"cancelled", "upstream_timeout", "upstream_broken", "stream_interrupted"})
 
 
 @dataclass(slots=True)
@@ -93,7 +96,9 @@ class Receipt:
     on_deadline: Callable[[], GatewayError] | None = None
     total_deadline: float = float("inf")
     interruption: GatewayError | None = None
-    writing_since: float | None = None  # the client is being written to; the upstream's silence does not count then
+    patience: float = 0.0  # seconds: the deadline anew after the upstream has been heard
+    heard: bool = False  # the upstream has sent something since the last tick
+    writing: bool = False  # the client is being written to; the upstream's silence does not count then
     # Set by a stream: called by the tick; keeps a silent connection alive and cuts one whose client does not read.
     on_tick: Callable[[float], None] | None = None
     give_back: list[Callable[[], None]] = field(default_factory=list)
@@ -157,8 +162,11 @@ class Receipt:
     def tick(self, now: float) -> None:
         """Called by the engine every 250 ms, with the monotonic time."""
         if self.on_deadline is not None:
-            due = self.deadline if self.writing_since is None else self.total_deadline
-            if now > due:
+            if self.heard or self.writing:
+                # So a gap is noticed up to two ticks late, and no chunk costs a look at the clock.
+                self.heard = False
+                self.deadline = min(now + self.patience, self.total_deadline)
+            if now > self.deadline:
                 self.interrupt(self.on_deadline())
                 return
         if self.on_tick is not None:
@@ -192,6 +200,7 @@ class Receipt:
         if self.settled:
             return
         self.settled, self.outcome = True, outcome
+        self._estimate()
         self.disarm()
         self.on_tick = None
         self.process.receipts.discard(self)
@@ -204,6 +213,12 @@ class Receipt:
         except Exception:
             # The open line is on disk: at the next start it becomes a row of outcome `lost`.
             log.exception("settle_failed", request_id=self.call.id)
+
+    def _estimate(self) -> None:
+        """A call that was cut off before its answer may have been billed for what it had sent."""
+        last = self.attempts[-1] if self.attempts else None
+        if self.usage is None and last is not None and last.sent and last.outcome in CUT_OFF:
+            self.usage, self.usage_source = Usage(tokens_in=-(-self.ask.size // BYTES_PER_TOKEN)), "estimated"
 
     def _line(self, outcome: str, error: GatewayError | None) -> Settled:
         call, key, ask = self.call, self.call.key, self.ask
@@ -243,20 +258,17 @@ NO_USAGE = Usage()
 
 @dataclass(slots=True)
 class Within:
-    """See `Receipt.within`; `renew()` starts the time anew, as each chunk of a stream does."""
+    """See `Receipt.within`; each tick that finds `receipt.heard` starts the time anew."""
 
     receipt: Receipt
     seconds: float
     error: Callable[[], GatewayError]
 
     def __enter__(self) -> Self:
-        self.receipt.on_deadline = self.error
-        self.renew()
-        return self
-
-    def renew(self) -> None:
         receipt = self.receipt
+        receipt.on_deadline, receipt.patience, receipt.heard = self.error, self.seconds, False
         receipt.deadline = min(receipt.process.clock() + self.seconds, receipt.total_deadline)
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
