@@ -52,6 +52,11 @@ class ClientKeyAdmin(OwnedAdmin):
     def overlay_rows(self, found: overlay.Overlay) -> list[tuple[str, str]]:
         return [(card.name, ", ".join(card.aliases) + ("" if card.enabled else ", disabled")) for card in found.keys]
 
+    def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
+        # Whatever the button, the next page is the one that shows the key.
+        only_save = {"show_save_and_continue": False, "show_save_and_add_another": False}
+        return super().add_view(request, form_url, {**(extra_context or {}), **only_save})
+
     def save_model(self, request: HttpRequest, obj: ClientKey, form: Any, change: bool) -> None:
         if change:
             super().save_model(request, obj, form, change)

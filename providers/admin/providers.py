@@ -13,6 +13,7 @@ from providers.admin.ownership import OwnedAdmin, OwnedInline
 from providers.forms import CredentialForm, CredentialFormSet, ProviderForm
 from providers.models import Credential, Provider
 from providers.presets import Preset, presets
+from providers.targets import CredentialCard
 from providers.vault import VaultError
 
 SHOWN_CHARS = 500
@@ -57,7 +58,7 @@ class ProviderAdmin(DjangoObjectActions, OwnedAdmin):  # type: ignore[misc]
     inlines = (CredentialInline,)
     change_form_template = "admin/providers/provider/change_form.html"
     change_list_template = OwnedAdmin.change_list_template
-    list_display = ("name", "dialect", "base_url", "credential_names", "enabled", "source")
+    list_display = ("name", "dialect_name", "base_url", "credential_names", "enabled", "source")
     list_filter = ("enabled", "source", "dialect")
     search_fields = ("name", "base_url")
     change_actions = ("test_upstream",)
@@ -68,6 +69,10 @@ class ProviderAdmin(DjangoObjectActions, OwnedAdmin):  # type: ignore[misc]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Provider]:
         return super().get_queryset(request).prefetch_related("credentials")
+
+    @admin.display(description="dialect", ordering="dialect")
+    def dialect_name(self, row: Provider) -> str:
+        return row.dialect
 
     @admin.display(description="credentials")
     def credential_names(self, row: Provider) -> str:
@@ -106,17 +111,26 @@ class ProviderAdmin(DjangoObjectActions, OwnedAdmin):  # type: ignore[misc]
         if not self.has_view_or_change_permission(request, row):
             self.message_user(request, "You may not test providers.", messages.ERROR)
             return
+        credentials: list[CredentialCard] = []
+        for item in (item for item in row.credentials.all() if item.enabled):
+            try:
+                credentials.append(cards.credential_card(item))
+            except cards.BadRow as error:
+                self.message_user(request, f"Left out: {error}.", messages.WARNING)
         try:
-            credentials = [cards.credential_card(item) for item in row.credentials.all() if item.enabled]
             card = cards.provider_card(row, credentials, broken=False)
         except cards.BadRow as error:
-            self.message_user(request, f"{row.name} cannot be tested: {error}", messages.ERROR)
+            self.message_user(request, f"{row.name} cannot be tested: {error}.", messages.ERROR)
+            return
+        if not credentials and row.credentials.exists():
+            self.message_user(request, f"{row.name} cannot be tested: none of its credentials works.", messages.ERROR)
             return
         result = probing.probe(card)
         said = " ".join(result.text.split())[:SHOWN_CHARS]
         status = f"status {result.status}" if result.status else "no answer"
         verdict = "works" if result.ok else "does not work"
-        text = f"{row.name} {verdict}: {status} after {result.milliseconds} ms. {said}"
+        name = f"{row.name} with {credentials[0].name}" if credentials else row.name
+        text = f"{name} {verdict}: {status} after {result.milliseconds} ms. {said}"
         self.message_user(request, text, messages.SUCCESS if result.ok else messages.ERROR)
 
 

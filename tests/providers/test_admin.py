@@ -203,11 +203,25 @@ def test_the_test_button_shows_the_providers_own_words_escaped(
     target = url("provider_actions", stored.provider_id, "test_upstream")
     assert f'<form method="post" action="{target}"' in page(admin.get(url("provider_change", stored.provider_id)))
     text = page(admin.post(target, follow=True))
-    assert "lab does not work: status 401 after 12 ms. &lt;script&gt;alert(" in text.lower()
+    assert "lab with main does not work: status 401 after 12 ms. &lt;script&gt;alert(" in text.lower()
     assert "<script>alert(" not in text
     ((card, credential),) = probed
     assert (card.name, credential.secret.reveal()) == ("lab", CANARY)
     assert "canary" not in text
+
+
+def test_the_test_button_names_credentials_that_cannot_be_used(
+    admin: Client, stored: Credential, probed: list[Any]
+) -> None:
+    target = url("provider_actions", stored.provider_id, "test_upstream")
+    Credential.objects.create(provider=stored.provider, name="spare", reference="env:NOT_SET_ANYWHERE")
+    assert "Left out: credential lab/spare: the environment variable" in page(admin.post(target, follow=True))
+    assert len(probed) == 1
+    stored.delete()
+    assert "Lab cannot be tested: none of its credentials works." in page(admin.post(target, follow=True))
+    Provider.objects.update(dialect="klingon")
+    assert "Lab cannot be tested: provider lab: there is no dialect" in page(admin.post(target, follow=True))
+    assert len(probed) == 1
 
 
 def test_the_test_button_needs_a_post(admin: Client, stored: Credential, probed: list[Any]) -> None:
@@ -397,4 +411,4 @@ def test_the_test_button_calls_the_upstream_itself(admin: Client, stored: Creden
     stored.seal(CANARY)
     stored.save()
     text = page(admin.post(url("provider_actions", stored.provider_id, "test_upstream"), follow=True))
-    assert "lab does not work: no answer after" in text.lower()
+    assert "lab with main does not work: no answer after" in text.lower()
