@@ -159,6 +159,19 @@ async def _read(grant: Grant, target: Target, upstream: UpstreamReply) -> Reply:
     return Reply(target, upstream.status, "application/json", answer.body)
 
 
+async def _whole(receipt: Receipt, target: Target, chunks: AsyncIterator[bytes], first: bytes = b"") -> bytes:
+    """The rest of a body, with `first` before it; silence within it counts as in a stream."""
+    parts, size = [first], len(first)
+    with receipt.within(target.provider.timeouts.gap, _silent):
+        async for data in chunks:
+            receipt.heard = True
+            parts.append(data)
+            size += len(data)
+            if size > MAX_ANSWER:
+                raise UpstreamInvalid(f"The provider's answer is larger than {MAX_ANSWER} bytes.", sent=True)
+    return b"".join(parts)
+
+
 def _stream(grant: Grant, target: Target, first: bytes, upstream: UpstreamReply, chunks: AsyncIterator[bytes]) -> Reply:
     """A stream whose head can still be a refusal: an error in its first event is the answer's status, and no event."""
     ask = grant.ask
