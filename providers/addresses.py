@@ -54,7 +54,7 @@ WILDCARD_SUFFIXES = ("nip.io", "sslip.io", "xip.io", "localtest.me", "lvh.me", "
 
 HOST = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*", re.ASCII)
 NUMBER = re.compile(r"(0x[0-9a-f]*|[0-9]+)", re.ASCII)
-PATH = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/%-]*", re.ASCII)
+PATH = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/-]*", re.ASCII)
 PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 
@@ -136,9 +136,9 @@ def _refuse_extras(url: str, parts: SplitResult) -> None:
         raise AddressError("No user name or password in the address: the key belongs into a credential.")
     if "?" in url or "#" in url:
         raise AddressError("No ? or # in the address: what a provider wants there is an option.")
-    segments = parts.path.lower().replace("%2e", ".").split("/")
+    segments = parts.path.split("/")
     if not PATH.fullmatch(parts.path) or ".." in segments or "." in segments or "//" in parts.path.rstrip("/"):
-        raise AddressError("The path of this address is not plain: no '..', no '//', ASCII letters only.")
+        raise AddressError("The path of this address is not plain: no '..', no '//', no %, ASCII letters only.")
 
 
 def _host(host: str) -> tuple[str, Address | None]:

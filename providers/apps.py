@@ -1,3 +1,5 @@
+"""The providers as a Django app: what is configured."""
+
 from django.apps import AppConfig
 
 

@@ -86,7 +86,10 @@ def weakness(token: str) -> str:
 
 def _file(policy: AddressPolicy) -> Configuration:
     path: str = settings.GATEWAY_CONFIG
-    return read(path, policy) if path else Configuration()
+    try:
+        return read(path, policy) if path else Configuration()
+    except ConfigError as error:
+        raise ConfigError([f"GATEWAY_CONFIG: {problem}" for problem in error.problems]) from None
 
 
 class _Maker:

@@ -65,6 +65,7 @@ def test_a_bare_host_stays_bare_where_the_dialect_has_no_v1() -> None:
         ("https://api.x.com/v1\r\nhost: evil", "no spaces"),
         ("https://api.x.com/../admin", "not plain"),
         ("https://api.x.com/%2E%2e/admin", "not plain"),
+        ("https://api.x.com/v1%2f..%2fadmin", "not plain"),
         ("https://api.x.com//v1", "not plain"),
         ("https://api.x.com/ü", "not plain"),
         ("https://äpi.x.com/v1", "not a plain name"),

@@ -194,5 +194,5 @@ def test_the_file_may_not_take_the_name_of_the_variables_provider(settings: Sett
 
 
 def test_a_file_that_cannot_be_read_is_named(settings: Settings, config: Path) -> None:
-    with pytest.raises(ConfigError, match=r"gateway\.yaml cannot be read \(FileNotFoundError\)"):
+    with pytest.raises(ConfigError, match=r"GATEWAY_CONFIG: .*gateway\.yaml cannot be read \(FileNotFoundError\)"):
         overlay.load({})
