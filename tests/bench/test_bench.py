@@ -1,0 +1,50 @@
+"""The benchmark runs, and its ledger check is met: as many rows as requests."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from bench.run import Row, said
+from bench.upstream import CHUNKS, METERED_STREAM, PLAIN_STREAM
+from proxysite.env import BASE_DIR
+
+
+@pytest.mark.slow
+def test_a_quick_run_fills_every_table_and_ends_well() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "bench", "--quick"],
+        cwd=BASE_DIR,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert len(re.findall(r"^  gateway ", ran.stdout, re.MULTILINE)) == 4
+    assert len(re.findall(r"^  no framework ", ran.stdout, re.MULTILINE)) == 4
+    counted = re.search(r"^ledger: (\d+) rows for (\d+) requests", ran.stdout, re.MULTILINE)
+    assert counted
+    assert counted[1] == counted[2]
+    assert int(counted[1]) > 100
+
+
+def test_the_provider_sends_null_usage_in_each_chunk_only_to_those_who_ask() -> None:
+    assert len(PLAIN_STREAM) == len(METERED_STREAM) == CHUNKS
+    assert all(piece.count(b'"usage":null') == 1 for piece in METERED_STREAM)
+    assert METERED_STREAM[-1].count(b'"completion_tokens":50') == 1
+    assert b"usage" not in b"".join(PLAIN_STREAM)
+    assert PLAIN_STREAM[-1].endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "ratios", "text"),
+    [
+        ("gateway", [3.0, 4.0, 3.5], "3.50x (3.00 to 4.00); target <= 4.0x: kept"),
+        ("gateway", [4.01], "4.01x (4.01 to 4.01); target <= 4.0x: missed"),
+        ("nginx", [0.1], "0.10x (0.10 to 0.10)"),
+    ],
+)
+def test_the_median_ratio_is_held_against_the_target(name: str, ratios: list[float], text: str) -> None:
+    assert said(Row("JSON", 32, None, target=4.0), name, ratios) == text
