@@ -2,20 +2,25 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from gateway.errors import Overloaded
+from gateway.errors import GatewayError, Overloaded
 from gateway.upstream import Upstream
 from ledger.entries import Entry
-
-if TYPE_CHECKING:
-    from gateway.receipts import Receipt
 
 MAX_BUFFERED = 256 * 1024 * 1024
 
 
 class JournalLike(Protocol):
     def append(self, entry: Entry) -> None: ...
+
+
+class OpenReceipt(Protocol):
+    """A request under way, as the engine sees it: its time passes, and it can be ended."""
+
+    def tick(self, now: float) -> None: ...
+
+    def interrupt(self, error: GatewayError) -> None: ...
 
 
 class Memory:
@@ -43,4 +48,4 @@ class Process:
     journal: JournalLike
     clock: Callable[[], float]  # monotonic seconds; the loop's own
     memory: Memory = field(default_factory=Memory)
-    receipts: "set[Receipt]" = field(default_factory=set)
+    receipts: set[OpenReceipt] = field(default_factory=set)
