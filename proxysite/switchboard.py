@@ -1,6 +1,7 @@
 """Who answers what: probes here, Django's own pages by Django, everything else by the gateway; and the lifespan."""
 
 import asyncio
+import gc
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -98,6 +99,9 @@ class Switchboard:
             return
         if "state" in scope:
             scope["state"]["engine"] = self.engine
+        # What the start has made (Django, its models, the admin) stays for good: no collection need walk it again.
+        gc.collect()
+        gc.freeze()
         await send({"type": "lifespan.startup.complete"})
         await receive()
         self.engine.begin_drain()
