@@ -128,7 +128,7 @@ def _keyring(name: str, made: Mapping[str, str], problems: list[Problem]) -> dic
 def _hint(name: str) -> str:
     if name == "DJANGO_SECRET_KEY":
         return "Set it to 50 random characters: python -c 'import secrets; print(secrets.token_urlsafe(50))'"
-    one = "import base64, secrets; print(\"k1:\" + base64.b64encode(secrets.token_bytes(32)).decode())"
+    one = 'import base64, secrets; print("k1:" + base64.b64encode(secrets.token_bytes(32)).decode())'
     return f"Set {name} to id:base64 of 32 random bytes: python -c '{one}'"
 
 
