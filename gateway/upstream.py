@@ -8,7 +8,7 @@ import ssl
 import zlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from typing import Any, overload
+from typing import Any, Protocol, overload
 
 import aiohttp
 import httpx
@@ -267,6 +267,12 @@ class Inflater:
             raise UpstreamBroken("The provider's answer ended before it was complete.", sent=True)
 
 
+class Sending(Protocol):
+    """What a caller keeps of one call, for when he is cancelled in it."""
+
+    sent: bool
+
+
 class Upstream:
     """All calls to providers of one event loop. `limit` calls may be under way; `transport` stands for the network."""
 
@@ -284,12 +290,19 @@ class Upstream:
         self._urls: dict[str, tuple[httpx.URL, httpx.AsyncBaseTransport]] = {}
 
     async def send(
-        self, url: str, headers: list[tuple[str, str]], body: bytes, timeouts: Timeouts, *, method: str = "POST"
+        self,
+        url: str,
+        headers: list[tuple[str, str]],
+        body: bytes,
+        timeouts: Timeouts,
+        *,
+        method: str = "POST",
+        sending: "Sending | None" = None,
     ) -> UpstreamReply:
         """The answer's head. Only waiting for a slot and connecting have deadlines here; the caller sets the others.
 
         Raises Overloaded, UpstreamUnreachable, UpstreamTimeout and UpstreamBroken, each with `sent`. Cancelled at any
-        moment it closes the connection and gives back the slot.
+        moment it closes the connection, gives back the slot and says on `sending` whether a byte had been written.
         """
         if self.slots.free:
             self.slots.free -= 1
@@ -304,8 +317,11 @@ class Upstream:
             return UpstreamReply(await transport.handle_async_request(request), self.slots)
         except BaseException as exc:
             self.slots.give()
+            sent: bool = extensions.get("sent", False)
+            if sending is not None:
+                sending.sent = sent
             if isinstance(exc, FOREIGN):
-                raise translated(exc, sent=extensions.get("sent", False)) from exc
+                raise translated(exc, sent=sent) from exc
             raise
 
     def _parsed(self, url: str) -> tuple[httpx.URL, httpx.AsyncBaseTransport]:

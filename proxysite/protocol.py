@@ -58,7 +58,7 @@ class GatewayProtocol(HttpToolsProtocol):
     framing_bytes = 16 * 1024
     # How long, and for how many bytes, a client that was answered early may finish its sentence.
     linger_seconds = 2.0
-    linger_bytes = 1024 * 1024
+    linger_bytes = 16 * 1024 * 1024
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -203,6 +203,7 @@ class GatewayProtocol(HttpToolsProtocol):
         scope["raw_path"] = self.root_path.encode("ascii") + raw_path
         scope["path"] = self.root_path + (urllib.parse.unquote(path) if "%" in path else path)
         scope["query_string"] = url.query or b""
+        scope["extensions"] = {"gateway.abort": {"call": self.transport.abort}}
         limit = self.limit_concurrency
         full = limit is not None and len(self.tasks) >= limit
         self.cycle = Cycle(

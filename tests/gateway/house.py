@@ -10,7 +10,6 @@ from typing import Any
 
 import httpx
 import openai
-import uvicorn
 from asgiref.sync import sync_to_async
 from django.db import connections
 
@@ -19,6 +18,7 @@ from gateway.engine import Engine
 from gateway.upstream import Upstream
 from ledger.models import UsageRecord
 from providers.models import ClientKey, ModelAlias, Provider, Route
+from tests.proxysite.wire import serving
 
 TOKEN = "provider-token-canary-7f3a"  # what the provider knows the gateway by; it must never be seen by a client
 
@@ -77,20 +77,10 @@ async def open_house(
     token = await sync_to_async(configure)()
     engine = Engine(data_dir)
     await engine.start(upstream)
-    config = uvicorn.Config(
-        GatewayHandler(engine), port=0, lifespan="off", log_level="error", access_log=False, timeout_graceful_shutdown=1
-    )
-    server = uvicorn.Server(config)
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
-    serving = asyncio.ensure_future(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.005)
-    port = server.servers[0].sockets[0].getsockname()[1]
     try:
-        yield Door(f"http://127.0.0.1:{port}/v1", token, engine)
+        async with serving(GatewayHandler(engine)) as (port, _):
+            yield Door(f"http://127.0.0.1:{port}/v1", token, engine)
     finally:
-        server.should_exit = True
-        await serving
         await engine.stop()
         await sync_to_async(connections.close_all)()
 
