@@ -1,4 +1,4 @@
-"""What the hot path sees of the configuration: frozen values without relations, so that no query can happen by chance."""
+"""What the hot path sees of the configuration: frozen values without relations, so that no query happens by chance."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -89,7 +89,8 @@ class KeyCard:
         return self.enabled and (self.expires_at is None or now < self.expires_at)
 
     def may_use(self, model: str) -> bool:
-        for pattern in self.aliases:  # a loop: any() over a generator takes three times as long for the usual one
+        # A loop: any() over a generator takes three times as long for the usual one.
+        for pattern in self.aliases:  # noqa: SIM110
             if pattern == "*" or matches(pattern, model):
                 return True
         return False

@@ -1,4 +1,4 @@
-"""The reference: OpenAI's own HTTP API (https://platform.openai.com/docs/api-reference). Others are "this, except ..."."""
+"""The reference, OpenAI's own HTTP API: https://platform.openai.com/docs/api-reference. Others are "this, except"."""
 
 from typing import ClassVar
 
@@ -20,7 +20,7 @@ class OpenAI:
     options: ClassVar[dict[str, str]] = {
         "include_usage": "false: do not ask for usage in streams (an upstream that refuses stream_options)"
     }
-    # Path, below the base URL, of a cheap GET that proves that address and credential are right; None where there is none.
+    # Path, below the base URL, of a cheap GET that proves address and credential right; None where there is none.
     probe_path: ClassVar[str | None] = "/models"
 
     def url(self, target: Target, path: str) -> str:

@@ -1,6 +1,7 @@
-"""What the gateway does with keys and bodies that are wrong: a clear refusal, in OpenAI's shape, and nothing sent on."""
+"""What the gateway does with wrong keys and bodies: a clear refusal in OpenAI's shape, and nothing sent on."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -144,7 +145,7 @@ async def test_64_levels_and_a_name_that_is_repeated_deeper_down_are_no_reason_t
 
 
 async def test_a_body_over_the_cap_is_a_413_whether_it_says_its_length_or_not(door: Door) -> None:
-    async def pieces():  # type: ignore[no-untyped-def]
+    async def pieces() -> AsyncIterator[bytes]:
         for _ in range(11):
             yield b" " * 1_048_576
 

@@ -56,7 +56,7 @@ async def pair(transactional_db: None, tmp_path: Path, scripted: ScriptedUpstrea
         yield opened
 
 
-# --- errors as they are given on ---------------------------------------------------------------------------------------
+# --- errors as they are given on --------------------------------------------------------------------------------------
 
 
 async def test_case_29_a_429_keeps_its_retry_headers_and_the_sdk_tries_three_times(
@@ -130,7 +130,10 @@ async def test_case_33_a_context_length_error_is_passed_on_as_it_is(door: Door, 
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({"object": "error", "message": "vllm says no", "type": "BadRequestError", "param": None, "code": 400}, "vllm says no"),
+        (
+            {"object": "error", "message": "vllm says no", "type": "BadRequestError", "param": None, "code": 400},
+            "vllm says no",
+        ),
         ({"detail": "Not Found"}, "Not Found"),
         ({"error": "text only", "error_type": "validation"}, "text only"),
         ([{"error": {"code": 400, "message": "gemini", "status": "INVALID_ARGUMENT"}}], "gemini"),
@@ -166,7 +169,7 @@ async def test_a_refused_credential_is_the_gateways_affair_and_not_the_clients(
     assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_auth_failed")
 
 
-# --- R57: a 200 that is none -------------------------------------------------------------------------------------------
+# --- R57: a 200 that is none ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -202,7 +205,7 @@ async def test_case_21_json_where_a_stream_was_asked_becomes_the_stream(door: Do
     assert (row.tokens_out, row.usage_source, row.outcome) == (10, "provider", "ok")
 
 
-# --- limits of time ----------------------------------------------------------------------------------------------------
+# --- limits of time ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("body", [ASK, STREAM])
@@ -251,7 +254,7 @@ async def test_r08_a_drip_that_keeps_within_every_gap_is_cut_at_the_total(
     assert 3.0 <= answer.elapsed.total_seconds() <= 4.0
 
 
-# --- what ends a stream ------------------------------------------------------------------------------------------------
+# --- what ends a stream -----------------------------------------------------------------------------------------------
 
 
 async def test_case_18_an_error_event_of_the_upstream_is_the_end(door: Door, scripted: ScriptedUpstream) -> None:
@@ -293,7 +296,7 @@ async def test_case_12_and_r11_done_is_added_only_after_a_finish_reason(door: Do
     assert [row.outcome for row in await door.rows(3)] == ["ok", "truncated", "ok"]
 
 
-# --- the next route ----------------------------------------------------------------------------------------------------
+# --- the next route ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503])

@@ -4,12 +4,13 @@ import json
 
 import openai
 import pytest
+from openai.types.chat import ChatCompletionMessageParam
 
 from tests.gateway import golden
 from tests.gateway.house import TOKEN, Door
 from tests.scripted import ScriptedUpstream, json_answer, sse
 
-ASK = [{"role": "user", "content": "Hello!"}]
+ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello!"}]
 
 
 async def test_case_01_a_completion_is_the_upstreams_own_with_a_request_id(
@@ -17,7 +18,7 @@ async def test_case_01_a_completion_is_the_upstreams_own_with_a_request_id(
 ) -> None:
     scripted.default = json_answer(golden.COMPLETION)
     async with door.client() as client:
-        answer = await client.chat.completions.create(model="fast", messages=ASK)  # type: ignore[arg-type]
+        answer = await client.chat.completions.create(model="fast", messages=ASK)
     assert answer.to_dict() == golden.COMPLETION
     assert answer._request_id is not None
     [row] = await door.rows(1)
@@ -85,7 +86,7 @@ async def test_the_outgoing_head_is_built_and_never_copied(door: Door, scripted:
 async def test_a_pattern_passes_the_rest_of_the_name_on(door: Door, scripted: ScriptedUpstream) -> None:
     scripted.default = json_answer(golden.COMPLETION)
     async with door.client() as client:
-        await client.chat.completions.create(model="lab/meta/llama:3", messages=ASK)  # type: ignore[arg-type]
+        await client.chat.completions.create(model="lab/meta/llama:3", messages=ASK)
     assert scripted.requests[0].json()["model"] == "meta/llama:3"
 
 
@@ -126,7 +127,7 @@ async def test_a_stream_reaches_the_sdk_chunk_by_chunk_with_the_usage_it_asked_f
             model="fast",
             messages=ASK,
             stream=True,
-            stream_options={"include_usage": True},  # type: ignore[arg-type]
+            stream_options={"include_usage": True},
         )
         seen = [part async for part in stream]
     assert "".join(part.choices[0].delta.content or "" for part in seen if part.choices) == "Hello"
