@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 import pytest
 import pytest_asyncio
 
+from tests.clients.sdk import Sdk
 from tests.clients.served import SERVERS, Gateway, Servers
 from tests.scripted import ScriptedUpstream, json_answer
 
@@ -44,3 +45,13 @@ async def gateway(servers: Servers) -> Gateway:
 async def served(servers: Servers, request: pytest.FixtureRequest) -> Gateway:
     """Under each of the servers that people start."""
     return await servers.get(request.param)
+
+
+@pytest_asyncio.fixture(loop_scope="session", params=["sync", "async"])
+async def sdk(gateway: Gateway, request: pytest.FixtureRequest) -> AsyncIterator[Sdk]:
+    if request.param == "sync":
+        with gateway.sync_client() as client:
+            yield Sdk(client, blocking=True)
+    else:
+        async with gateway.client() as client:
+            yield Sdk(client, blocking=False)

@@ -1,71 +1,25 @@
 """The openai package, sync and async, unchanged but for base URL and key: what a provider answers reaches its user."""
 
-import asyncio
 import base64
 import json
 import struct
 from collections import defaultdict
-from collections.abc import Callable
 from typing import Any
 
 import openai
 import pytest
-import pytest_asyncio
 
+from tests.clients.sdk import MESSAGES, Sdk
 from tests.clients.served import Gateway
 from tests.gateway import golden
 from tests.scripted import Received, ScriptedUpstream, Step, event, json_answer, sse
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-MESSAGES: Any = [{"role": "user", "content": "Hello!"}]
 WEATHER: Any = {
     "type": "function",
     "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
 }
-
-
-class Sdk:
-    """Both of the package's clients behind one set of verbs; the sync one works in a thread."""
-
-    def __init__(self, client: Any, *, blocking: bool) -> None:
-        self.client, self.blocking = client, blocking
-
-    async def get(self, ask: Callable[[Any], Any]) -> Any:
-        """The answer to one call."""
-        if self.blocking:
-            return await asyncio.to_thread(ask, self.client)
-        return await ask(self.client)
-
-    async def every(self, ask: Callable[[Any], Any]) -> list[Any]:
-        """All that a stream, or a list in pages, brings."""
-        if self.blocking:
-            return await asyncio.to_thread(lambda: list(ask(self.client)))
-        answer = ask(self.client)
-        return [part async for part in (await answer if hasattr(answer, "__await__") else answer)]
-
-    async def conversation(self, **ask: Any) -> tuple[list[Any], Any]:
-        """`chat.completions.stream`: its events, its final completion."""
-        manager = self.client.chat.completions.stream(**ask)
-        if not self.blocking:
-            async with manager as stream:
-                return [part async for part in stream], await stream.get_final_completion()
-
-        def work() -> tuple[list[Any], Any]:
-            with manager as stream:
-                return list(stream), stream.get_final_completion()
-
-        return await asyncio.to_thread(work)
-
-
-@pytest_asyncio.fixture(loop_scope="session", params=["sync", "async"])
-async def sdk(gateway: Gateway, request: pytest.FixtureRequest) -> Any:
-    if request.param == "sync":
-        with gateway.sync_client() as client:
-            yield Sdk(client, blocking=True)
-    else:
-        async with gateway.client() as client:
-            yield Sdk(client, blocking=False)
 
 
 def stream(client: Any, **ask: Any) -> Any:
