@@ -129,7 +129,7 @@ def cut_off(scope: Scope) -> None:
 
 def _client_left(call: Call) -> None:
     """The pending `receive()` came back: cancel the request, so that the upstream is closed at once."""
-    if call.task is not None and not call.answered:
+    if call.task is not None and not call.answered and not (call.on_leave is not None and call.on_leave()):
         call.disconnected = True
         call.task.cancel()
 

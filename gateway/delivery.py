@@ -18,6 +18,8 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 PING_AFTER = 12.0  # seconds of silence; the promise to the client is one comment in any 15
 WRITE_STALL = 30.0  # seconds in which a client has not taken what is waiting for it
+DRAINS = 64  # streams of a process that are read on after their client has left
+DRAIN_SECONDS = 60.0
 REST_SECONDS = 1.0  # how long an upstream may take to end its body after `[DONE]` and keep its connection
 REST_BYTES = 65_536
 
@@ -70,6 +72,7 @@ class Live(StreamingHttpResponse):
         self.pending = pending
         self.outcome = "ok"
         self.error: GatewayError | None = None
+        self.left = False  # the client is gone, and the stream is read on for its usage
         self.wrote = False  # since the last tick: the loop over the chunks asks no clock
         self.last_out = self.writing_from = receipt.process.clock()
         self.send: Send | None = None
@@ -83,7 +86,11 @@ class Live(StreamingHttpResponse):
         receipt = self.receipt
         call = receipt.call
         receipt.on_tick = self.tick
+        if self.reply is not None and self.reply.target.provider.options.get("drain"):
+            call.on_leave = self.read_on
         async for part in self.parts():
+            if self.left:
+                continue
             receipt.writing = True
             try:
                 await send({"type": "http.response.body", "body": part, "more_body": True})
@@ -93,6 +100,17 @@ class Live(StreamingHttpResponse):
                 raise error from None
             receipt.writing, self.wrote = False, True
             call.bytes_out += len(part)
+
+    def read_on(self) -> bool:
+        """The client has left: whether the rest is read without it, for the usage at its end and for what it costs."""
+        receipt = self.receipt
+        process = receipt.process
+        if self.left or process.drains >= DRAINS:
+            return False
+        self.left = True
+        process.drains += 1
+        receipt.total_deadline = min(receipt.total_deadline, process.clock() + DRAIN_SECONDS)
+        return True
 
     async def parts(self) -> AsyncIterator[bytes]:
         """What the client gets, each part a whole number of events; an error is the last event, without `[DONE]`."""
@@ -136,6 +154,8 @@ class Live(StreamingHttpResponse):
     def tick(self, now: float) -> None:
         """Called every 250 ms: a comment into a silent stream, the end of one that its client does not read."""
         writing = self.receipt.writing
+        if self.left:
+            return
         if self.wrote or not writing:
             self.writing_from = now
         if self.wrote:
@@ -161,7 +181,10 @@ class Live(StreamingHttpResponse):
         if self.ping is not None:
             self.ping.cancel()  # one that still waits would come after the end
         self._account()
-        if isinstance(exc, GatewayError):
+        if self.left:
+            self.receipt.process.drains -= 1
+            self.receipt.settle("client_cancelled")
+        elif isinstance(exc, GatewayError):
             self.receipt.settle(exc.outcome, error=exc)
         elif exc is not None:
             self.receipt.settle_for(exc)

@@ -48,4 +48,5 @@ class Process:
     journal: JournalLike
     clock: Callable[[], float]  # monotonic seconds; the loop's own
     memory: Memory = field(default_factory=Memory)
+    drains: int = 0  # streams that are read to their end though their client has left
     receipts: set[OpenReceipt] = field(default_factory=set)

@@ -43,6 +43,8 @@ class Call:
     status: int = 0  # of the answer, once its head has been sent
     bytes_out: int = 0
     disconnected: bool = False
+    # Asked when the client leaves: True where the request goes on without it.
+    on_leave: Callable[[], bool] | None = None
     answered: bool = False  # the last body message is going out: what `receive()` says now means nothing
     receipt: "Receipt | None" = None
     error: GatewayError | None = None
@@ -166,7 +168,7 @@ class Receipt:
                 # So a gap is noticed up to two ticks late, and no chunk costs a look at the clock.
                 self.heard = False
                 self.deadline = min(now + self.patience, self.total_deadline)
-            if now > self.deadline:
+            if now > min(self.deadline, self.total_deadline):
                 self.interrupt(self.on_deadline())
                 return
         if self.on_tick is not None:

@@ -58,13 +58,16 @@ def settled(values: ProviderValues, policy: AddressPolicy) -> tuple[ProviderValu
     return replace(values, base_url=base_url, options=options), faults
 
 
+FLAGS = frozenset({"include_usage", "drain"})
+
+
 def _option_faults(options: Mapping[str, Any], known: Mapping[str, str]) -> list[Fault]:
     faults: list[Fault] = []
     for name, value in options.items():
         if name not in known:
             names = ", ".join(sorted(known)) or "none"
             faults.append(Fault("options", f"{name} is no option of this dialect; known are {names}"))
-        elif name == "include_usage":
+        elif name in FLAGS:
             if not isinstance(value, bool):
                 faults.append(Fault("options", f"{name} must be true or false"))
         elif not isinstance(value, str) or not OPTION_TEXT.fullmatch(value):

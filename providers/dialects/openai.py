@@ -18,7 +18,8 @@ class OpenAI:
     bare_path: ClassVar[str] = "/v1"
     # Option names that the provider's form accepts, with a sentence each.
     options: ClassVar[dict[str, str]] = {
-        "include_usage": "false: do not ask for usage in streams (an upstream that refuses stream_options)"
+        "include_usage": "false: do not ask for usage in streams (an upstream that refuses stream_options)",
+        "drain": "true: read a stream to its end when its client leaves (a provider that bills all of it anyway)",
     }
     # Path, below the base URL, of a cheap GET that proves address and credential right; None where there is none.
     probe_path: ClassVar[str | None] = "/models"
