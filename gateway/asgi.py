@@ -19,7 +19,7 @@ from django.urls import set_script_prefix, set_urlconf
 
 from gateway import access, bodies, heads
 from gateway.api import error_response
-from gateway.delivery import ClientStalled, Live, Whole
+from gateway.delivery import Live, Whole
 from gateway.engine import Engine, engine
 from gateway.errors import GatewayError, MethodNotAllowed, NotFound, Overloaded, UnsupportedMedia
 from gateway.receipts import Call
@@ -53,7 +53,7 @@ class GatewayHandler(ASGIHandler):
             await self._serve(call, scope, path, receive, send)
         except bodies.ClientGone:
             call.disconnected = True
-        except ClientStalled as exc:
+        except GatewayError as exc:  # one that the client could not be told: it does not read
             call.error = exc
             cut_off(scope)
         except asyncio.CancelledError:

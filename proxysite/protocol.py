@@ -203,7 +203,7 @@ class GatewayProtocol(HttpToolsProtocol):
         scope["raw_path"] = self.root_path.encode("ascii") + raw_path
         scope["path"] = self.root_path + (urllib.parse.unquote(path) if "%" in path else path)
         scope["query_string"] = url.query or b""
-        scope["extensions"] = {"gateway.abort": {"call": self.transport.abort}}
+        scope["extensions"] = {"gateway.abort": {"call": self.abort}}
         limit = self.limit_concurrency
         full = limit is not None and len(self.tasks) >= limit
         self.cycle = Cycle(
@@ -279,6 +279,11 @@ class GatewayProtocol(HttpToolsProtocol):
             self.linger()
         else:
             self.transport.close()
+
+    def abort(self) -> None:
+        """For the application: drop the connection, with all that is still to be written to it."""
+        self.cycle.disconnected = True
+        self.transport.abort()
 
     def drain(self) -> None:
         """Close if idle; else close after the answer. A connection that has not asked anything yet may ask once."""

@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Generator
 from pathlib import Path
-from socket import socket
+from socket import AF_INET, AF_INET6, IPPROTO_TCP, TCP_NOTSENT_LOWAT, socket
 from types import FrameType
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ APPLICATION = "proxysite.asgi:application"
 # A descriptor for the client, one for the provider, and some left for files and the database.
 DESCRIPTORS_PER_CONNECTION = 2
 MAX_CONNECTIONS = 8192
+UNSENT_BYTES = 131_072  # of a connection, that the kernel takes before the client's window has room for them
 
 
 class Drainable(Protocol):
@@ -60,6 +61,14 @@ class GatewayServer(Server):
         self.server_state = ServingState()
         self.serving = self.server_state
         self.parent = os.getppid() if config.workers > 1 else None
+
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        await super().startup(sockets)
+        for server in self.servers:
+            for listening in server.sockets:
+                if listening.family in (AF_INET, AF_INET6):
+                    # Accepted connections inherit it. Else the kernel takes 4 MiB for a client that does not read.
+                    listening.setsockopt(IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

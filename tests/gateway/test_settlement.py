@@ -183,7 +183,8 @@ async def test_streams_that_are_read_to_their_end_are_settled_once_each(
 
     async def read(http: httpx.AsyncClient, times: int) -> None:
         for _ in range(times):
-            bodies.append((await http.post("/chat/completions", json=STREAM)).content)
+            answer = await http.post("/chat/completions", json=STREAM)
+            bodies.append(answer.content)
 
     async with crowd.door.http(timeout=20) as http:
         await asyncio.gather(*(read(http, count // 50) for _ in range(50)))
