@@ -1,7 +1,10 @@
 """Plain JSON answers: what may pass as one, the usage in it, and the same answer as a stream."""
 
 import secrets as randomness
+import sys
 import time
+from array import array
+from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -21,6 +24,7 @@ NULL = b"null"
 
 decode_fields = msgspec.json.Decoder(Fields).decode
 decode_choices = msgspec.json.Decoder(list[Fields]).decode
+_decode_numbers = msgspec.json.Decoder(list[float]).decode
 encode = msgspec.json.encode
 
 
@@ -90,6 +94,27 @@ def as_stream(body: bytes, *, chat: bool, wants_usage: bool) -> bytes:
     if wants_usage and usage is not None and bytes(usage) != NULL:
         out.append(_event({**fields, "choices": Raw(b"[]"), "usage": usage}))
     return b"".join([*out, DONE])
+
+
+def with_base64(body: bytes) -> bytes:
+    """An embeddings answer with each list of numbers as base64 of its little-endian 32-bit floats, for who asked so.
+
+    Many providers ignore `encoding_format`; openai-node before 7 then takes their numbers for base64 and gives its user
+    an empty vector. An answer that holds base64 already comes back as it is. `body` has passed check_answer; raises
+    UpstreamInvalid where its data are no embeddings.
+    """
+    try:
+        fields = decode_fields(body)
+        items = decode_choices(fields["data"])
+        lists = [item for item in items if bytes(item.get("embedding", b""))[:1] == b"["]
+        for item in lists:
+            vector = array("f", _decode_numbers(item["embedding"]))
+            if sys.byteorder == "big":
+                vector.byteswap()
+            item["embedding"] = Raw(b'"' + b64encode(vector) + b'"')
+    except (ValueError, RecursionError):
+        raise _invalid("embeddings that cannot be read") from None
+    return encode({**fields, "data": Raw(encode(items))}) if lists else body
 
 
 def complete_identity(fields: Fields, *, chat: bool, model: str, known: Mapping[str, Raw] | None = None) -> Fields:

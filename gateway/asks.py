@@ -53,6 +53,11 @@ class Ask:
     wants_usage: bool = False
     choices: int = 1
 
+    @property
+    def wants_base64(self) -> bool:
+        """Whether vectors are to come as base64. OpenAI's libraries ask for that unless their user does for floats."""
+        return bytes(self.fields.get("encoding_format", b"")) == _BASE64
+
     def body(self, model: str, *, include_usage: bool, edit: Any = None) -> bytes:
         """The body for one provider: its model name, usage asked for where that is allowed, its declared edits."""
         fields = self.fields.copy()
@@ -65,13 +70,14 @@ class Ask:
 
     def _with_usage(self) -> msgspec.Raw:
         raw = self.fields.get("stream_options")
-        if raw is None or raw == b"null":
+        if raw is None or bytes(raw) == b"null":
             return _INCLUDE_USAGE
         options = _raw_fields.decode(raw)
         options["include_usage"] = _TRUE
         return msgspec.Raw(_encode(options))
 
 
+_BASE64 = b'"base64"'
 _TRUE = msgspec.Raw(b"true")
 _INCLUDE_USAGE = msgspec.Raw(b'{"include_usage":true}')
 

@@ -8,7 +8,7 @@ from functools import partial
 import structlog
 
 from gateway.admission import Grant
-from gateway.answers import as_stream, check_answer
+from gateway.answers import as_stream, check_answer, with_base64
 from gateway.errors import GatewayError, UpstreamError, UpstreamInvalid, UpstreamRefused, UpstreamTimeout
 from gateway.receipts import Attempt, Receipt
 from gateway.refusals import AUTH_FAILED, refusal
@@ -156,7 +156,8 @@ async def _read(grant: Grant, target: Target, upstream: UpstreamReply) -> Reply:
     if ask.stream:
         stream = as_stream(answer.body, chat=ask.endpoint == "chat.completions", wants_usage=ask.wants_usage)
         return Reply(target, 200, EVENT_STREAM, stream)
-    return Reply(target, upstream.status, "application/json", answer.body)
+    whole = with_base64(answer.body) if ask.endpoint == "embeddings" and ask.wants_base64 else answer.body
+    return Reply(target, upstream.status, "application/json", whole)
 
 
 async def _whole(receipt: Receipt, target: Target, chunks: AsyncIterator[bytes], first: bytes = b"") -> bytes:

@@ -94,6 +94,19 @@ def embeddings(request: Received) -> list[Step]:
     return json_answer({**golden.EMBEDDINGS, "data": data})
 
 
+async def test_case_40_who_asks_for_base64_gets_it_from_a_provider_that_does_not_know_it(
+    gateway: Gateway, scripted: ScriptedUpstream
+) -> None:
+    scripted.default = json_answer(golden.EMBEDDINGS)
+    async with gateway.http() as http:
+        body = {"model": "fast", "input": "hello"}
+        packed = await http.post("/embeddings", json={**body, "encoding_format": "base64"})
+        plain = await http.post("/embeddings", json=body)
+    data = [{"object": "embedding", "embedding": PACKED, "index": 0}]
+    assert packed.json() == {**golden.EMBEDDINGS, "data": data}
+    assert plain.json() == golden.EMBEDDINGS
+
+
 @pytest.mark.parametrize("provider", [embeddings, json_answer(golden.EMBEDDINGS)], ids=["honours", "ignores"])
 async def test_case_40_vectors_are_the_same_whether_base64_is_honoured_or_ignored(
     sdk: Sdk, scripted: ScriptedUpstream, provider: Any
@@ -127,6 +140,13 @@ async def test_a_stream_brings_the_upstreams_chunks_and_no_usage_that_was_not_as
 ) -> None:
     scripted.default = sse(*golden.chunks("Hel", "lo"))
     parts = await sdk.every(stream)
+    assert [part.to_dict() for part in parts] == golden.chunks("Hel", "lo", usage=False)
+    assert scripted.requests[0].json()["stream_options"] == {"include_usage": True}
+
+
+async def test_fields_that_are_null_are_as_good_as_left_out(sdk: Sdk, scripted: ScriptedUpstream) -> None:
+    scripted.default = sse(*golden.chunks("Hel", "lo"))
+    parts = await sdk.every(lambda client: stream(client, stream_options=None, n=None))
     assert [part.to_dict() for part in parts] == golden.chunks("Hel", "lo", usage=False)
     assert scripted.requests[0].json()["stream_options"] == {"include_usage": True}
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.answers import as_stream, check_answer
+from gateway.answers import as_stream, check_answer, with_base64
 from gateway.errors import UpstreamInvalid, UpstreamRefused
 from gateway.replies import ChatRelay
 from gateway.sse import DONE, events, payload
@@ -178,3 +178,27 @@ def test_case_21_completions_become_text_chunks() -> None:
 def test_choices_that_are_none_are_refused(choices: Any) -> None:
     with pytest.raises(UpstreamInvalid):
         as_stream(raw({"choices": choices}), chat=True, wants_usage=False)
+
+
+# 0.25, -0.5 and 1.0 as IEEE 754 singles, little-endian, in base64.
+PACKED = "AACAPgAAAL8AAIA/"
+
+
+def test_case_40_numbers_become_the_base64_that_was_asked_for_and_all_else_stays() -> None:
+    body = (
+        b'{"object":"list","data":[{"object":"embedding","embedding":[0.25,-0.5,1],"index":0},'
+        b'{"index":1,"embedding":"%b"}],"model":"m","usage":{"prompt_tokens":5,"total_tokens":5},"x":1e-7}'
+    ) % PACKED.encode()
+    assert with_base64(body) == body.replace(b"[0.25,-0.5,1]", b'"%b"' % PACKED.encode())
+
+
+@pytest.mark.parametrize("data", [b'[{"embedding":"AACAPg=="}]', b"[]", b'[{"index": 0}]'])
+def test_case_40_an_answer_without_numbers_passes_byte_for_byte(data: bytes) -> None:
+    body = b'{"data": %b, "model": "m"}' % data
+    assert with_base64(body) is body
+
+
+@pytest.mark.parametrize("data", [b"[1]", b'[{"embedding":["a"]}]', b'[{"embedding":[[1]]}]'])
+def test_data_that_are_no_embeddings_are_refused(data: bytes) -> None:
+    with pytest.raises(UpstreamInvalid):
+        with_base64(b'{"data":%b}' % data)
