@@ -9,12 +9,13 @@ import structlog
 
 from gateway.admission import Grant
 from gateway.answers import as_stream, check_answer, with_base64
-from gateway.errors import GatewayError, UpstreamError, UpstreamInvalid, UpstreamRefused, UpstreamTimeout
+from gateway.errors import GatewayError, UnknownModel, UpstreamError, UpstreamInvalid, UpstreamRefused, UpstreamTimeout
 from gateway.receipts import Attempt, Receipt
 from gateway.refusals import AUTH_FAILED, refusal
 from gateway.replies import ChatRelay
 from gateway.upstream import UpstreamReply
 from providers import dialects, quirks
+from providers.dialects.openai import BadModelName
 from providers.targets import Target
 
 log = structlog.get_logger("gateway")
@@ -113,8 +114,11 @@ async def _ask_upstream(grant: Grant, target: Target, attempt: Attempt) -> Reply
     headers = [*FIXED, *dialect.headers(target), *provider.quirks.headers.items()]
     timeouts = provider.timeouts
     receipt.total_deadline = attempt.started + timeouts.total
-    with receipt.within(timeouts.first_byte, _no_first_byte):
+    try:
         url = dialect.url(target, ask.path)
+    except BadModelName:
+        raise UnknownModel(f"The model `{ask.model}` does not exist or you do not have access to it.") from None
+    with receipt.within(timeouts.first_byte, _no_first_byte):
         upstream = await receipt.process.upstream.send(url, headers, body, timeouts, sending=attempt)
         attempt.sent = True
         try:
@@ -161,11 +165,13 @@ async def _read(grant: Grant, target: Target, upstream: UpstreamReply) -> Reply:
 
 
 async def _whole(receipt: Receipt, target: Target, chunks: AsyncIterator[bytes], first: bytes = b"") -> bytes:
-    """The rest of a body, with `first` before it; silence within it counts as in a stream."""
+    """The rest of a body, with `first` before it; silence within it counts as in a stream, memory as for a request."""
     parts, size = [first], len(first)
+    receipt.call.take(size)
     with receipt.within(target.provider.timeouts.gap, _silent):
         async for data in chunks:
             receipt.heard = True
+            receipt.call.take(len(data))
             parts.append(data)
             size += len(data)
             if size > MAX_ANSWER:

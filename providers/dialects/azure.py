@@ -1,9 +1,12 @@
 """https://learn.microsoft.com/azure/ai-services/openai/reference: a deployment in the path, a date in the query."""
 
+import re
 from typing import ClassVar
 
-from providers.dialects.openai import OpenAI
+from providers.dialects.openai import BadModelName, OpenAI
 from providers.targets import Target
+
+DEPLOYMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class Azure(OpenAI):
@@ -22,6 +25,9 @@ class Azure(OpenAI):
         version = target.provider.options.get("api_version")
         if not version:
             return super().url(target, path)
+        # Under a pattern the client gives this name: it must not climb out of its place in the path.
+        if not DEPLOYMENT.fullmatch(target.model):
+            raise BadModelName(target.model)
         return f"{target.provider.base_url}/openai/deployments/{target.model}{path}?api-version={version}"
 
     def headers(self, target: Target) -> list[tuple[str, str]]:

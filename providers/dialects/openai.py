@@ -5,6 +5,10 @@ from typing import ClassVar
 from providers.targets import ProviderCard, Target
 
 
+class BadModelName(ValueError):
+    """The name cannot be a model of this dialect: it does not fit into the address."""
+
+
 class OpenAI:
     """Says where a request goes and how it is signed. Pure: no network, no ORM; `target.secret` goes nowhere else."""
 
@@ -25,7 +29,10 @@ class OpenAI:
     probe_path: ClassVar[str | None] = "/models"
 
     def url(self, target: Target, path: str) -> str:
-        """The address of one call. `path` is of our own fixed set, such as `/chat/completions`: never the client's."""
+        """The address of one call. `path` is of our own fixed set, such as `/chat/completions`: never the client's.
+
+        Raises BadModelName where the model's name is a part of the address and cannot be.
+        """
         return target.provider.base_url + path
 
     def headers(self, target: Target) -> list[tuple[str, str]]:

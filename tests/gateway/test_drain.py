@@ -29,8 +29,8 @@ async def draining(transactional_db: None, tmp_path: Path, scripted: ScriptedUps
 async def leave_after_the_first_event(door: house.Door) -> None:
     port = int(door.url.split(":")[2].split("/")[0])
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {door.key}\r\ncontent-length: {len(BODY)}"
-    writer.write(head.encode() + b"\r\n\r\n" + BODY)
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {door.key}\r\n"
+    writer.write(head.encode() + b"content-length: %d\r\n\r\n%b" % (len(BODY), BODY))
     await reader.readuntil(b"data: ")
     writer.transport.abort()
 
