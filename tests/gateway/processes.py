@@ -53,6 +53,7 @@ class Site:
             env={**self.environment(self.folder), "DJANGO_SETTINGS_MODULE": "proxysite.settings"},
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            limit=2**26,
         )
         self.key = await self.operate(
             f"lab = house.provider('lab', {self.upstream!r})\n"

@@ -43,7 +43,7 @@ async def limited(tmp_path: Path, scripted: ScriptedUpstream, slots: int, pool: 
         yield opened
 
 
-# --- R18: no slot is free ----------------------------------------------------------------------------------------------
+# --- R18: no slot is free --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ async def test_r18_calls_beyond_the_pool_wait_their_time_and_are_told_to_come_ag
         }
 
 
-# --- R19: clients that read slowly, or not at all ----------------------------------------------------------------------
+# --- R19: clients that read slowly, or not at all --------------------------------------------------------------------
 
 
 def taken(door: Door) -> int:
@@ -167,7 +167,7 @@ async def test_a_shutdown_does_not_wait_for_a_client_that_does_not_read(
     client.leave("rst")
 
 
-# --- R21, R22: bodies without end --------------------------------------------------------------------------------------
+# --- R21, R22: bodies without end ------------------------------------------------------------------------------------
 
 
 async def test_r21_a_body_of_a_byte_at_a_time_is_a_408_and_the_connection_closes(
@@ -245,7 +245,7 @@ async def test_r22_an_endless_body_with_a_good_key_is_a_413_at_ten_mebibytes(
     client.leave("rst")
 
 
-# --- invariant 10: the process's memory --------------------------------------------------------------------------------
+# --- invariant 10: the process's memory ------------------------------------------------------------------------------
 
 
 async def test_a_request_that_finds_the_buffers_full_is_a_503_and_all_is_given_back(
