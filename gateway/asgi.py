@@ -25,6 +25,8 @@ from gateway.errors import GatewayError, MethodNotAllowed, NotFound, Overloaded,
 from gateway.receipts import Call
 from providers.ids import uuid7
 
+API_VERSION = b"2020-10-01"  # what OpenAI's own answers say; some clients log it
+
 log = structlog.get_logger("gateway")
 
 Scope = dict[str, Any]
@@ -144,6 +146,8 @@ def _unwatch(call: Call, watch: "asyncio.Task[Any] | None") -> None:
 async def _send_head(call: Call, response: HttpResponseBase, send: Send) -> None:
     headers = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in response.items()]
     headers.append((b"x-request-id", call.id.encode()))
+    headers.append((b"openai-version", API_VERSION))
+    headers.append((b"openai-processing-ms", b"%d" % ((call.process.clock() - call.started) * 1000)))
     call.status = response.status_code
     await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
 

@@ -1,5 +1,6 @@
 """What one process of the gateway owns: upstream connections, journal, memory account, open receipts."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -43,10 +44,19 @@ class Memory:
 
 
 @dataclass(slots=True)
+class Listings:
+    """What the providers say that they have (gateway/listing.py), by the provider's id."""
+
+    known: dict[str, tuple[float, tuple[str, ...]]] = field(default_factory=dict)  # good until, and the models' ids
+    asking: "dict[str, asyncio.Task[tuple[str, ...]]]" = field(default_factory=dict)
+
+
+@dataclass(slots=True)
 class Process:
     upstream: Upstream
     journal: JournalLike
     clock: Callable[[], float]  # monotonic seconds; the loop's own
     memory: Memory = field(default_factory=Memory)
     drains: int = 0  # streams that are read to their end though their client has left
+    listings: Listings = field(default_factory=Listings)
     receipts: set[OpenReceipt] = field(default_factory=set)

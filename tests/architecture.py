@@ -18,7 +18,7 @@ OUTSIDE = ("bench", "tests")
 GATEWAY_ORDER = (
     *("errors", "sse", "routing", "echo", "heads"),
     *("asks", "refusals", "answers", "replies", "transport", "upstream", "probe"),
-    *("process", "receipts", "access", "bodies"),
+    *("process", "listing", "receipts", "access", "bodies"),
     "limits",
     "admission",
     *("forwarding", "delivery"),

@@ -6,6 +6,7 @@ import msgspec
 from django.http import HttpRequest, HttpResponse
 from ninja import Path, Router
 
+from gateway import listing
 from gateway.errors import UnknownModel
 from gateway.pipeline import call_of
 from providers import snapshot
@@ -16,10 +17,11 @@ router = Router(tags=["models"])
 
 @router.get("/models", summary="List the models that the key may use")
 async def index(request: HttpRequest) -> HttpResponse:
-    """Exact aliases only: what a pattern such as `mistral/*` opens is the provider's to say; GET by id answers it."""
-    key = _key(request)
-    aliases = (alias for alias in snapshot.current().aliases() if not alias.name.endswith("*"))
-    data = [_model(alias, alias.name) for alias in aliases if key.may_use(alias.name)]
+    """The exact aliases, and under each pattern what its provider lists."""
+    key, config = _key(request), snapshot.current()
+    names = dict.fromkeys(alias.name for alias in config.aliases() if not alias.name.endswith("*"))
+    names.update(dict.fromkeys(await listing.names(call_of(request).process, config)))
+    data = [_model(match[0], name) for name in names if key.may_use(name) and (match := config.match(name))]
     return _json({"object": "list", "data": data})
 
 

@@ -4,11 +4,12 @@ import json
 
 import openai
 import pytest
+from asgiref.sync import sync_to_async
 from openai.types.chat import ChatCompletionMessageParam
 
 from tests.gateway import golden
-from tests.gateway.house import TOKEN, Door
-from tests.scripted import ScriptedUpstream, json_answer, sse
+from tests.gateway.house import TOKEN, Door, client_key
+from tests.scripted import RESET, ScriptedUpstream, Step, json_answer, sse
 
 ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello!"}]
 
@@ -173,10 +174,18 @@ async def test_case_10_the_key_may_come_in_any_of_the_usual_headers(door: Door, 
     assert [answer.status_code for answer in answers] == [200] * 5
 
 
-async def test_case_07_the_models_are_those_that_the_key_may_use(door: Door) -> None:
+async def test_case_07_the_models_are_those_that_the_key_may_use(door: Door, scripted: ScriptedUpstream) -> None:
+    scripted.default = json_answer({"object": "list", "data": [{"id": "gpt-4o", "object": "model"}, {"id": "o/3"}]})
+    narrow = (await sync_to_async(client_key)("narrow", aliases=["lab/gpt*"]))[1]
     async with door.http() as http:
         answer = (await http.get("/models")).json()
-    [model] = answer["data"]
+        few = (await http.get("/models", headers={"authorization": f"Bearer {narrow}"})).json()
+    assert [model["id"] for model in answer["data"]] == ["fast", "lab/gpt-4o", "lab/o/3"]
+    assert [model["id"] for model in few["data"]] == ["lab/gpt-4o"]
+    # Asked once; the second client was served from memory.
+    assert [(request.method, request.target) for request in scripted.requests] == [("GET", "/v1/models")]
+    assert scripted.requests[0].header("authorization") == f"Bearer {TOKEN}"
+    model = answer["data"][0]
     assert answer["object"] == "list"
     assert (model["id"], model["object"], model["owned_by"], type(model["created"])) == (
         "fast",
@@ -184,6 +193,25 @@ async def test_case_07_the_models_are_those_that_the_key_may_use(door: Door) -> 
         "gateway",
         int,
     )
+
+
+@pytest.mark.parametrize(
+    ("script", "listed"),
+    [
+        (json_answer([{"id": "m"}]), ["fast", "lab/m"]),
+        (json_answer({}, status=500), ["fast"]),
+        (json_answer(7), ["fast"]),
+        ([RESET], ["fast"]),
+    ],
+)
+async def test_a_provider_that_lists_nothing_takes_no_alias_away(
+    door: Door, scripted: ScriptedUpstream, script: list[Step], listed: list[str]
+) -> None:
+    scripted.default = script
+    async with door.http() as http:
+        for _ in range(2):
+            assert [model["id"] for model in (await http.get("/models")).json()["data"]] == listed
+    assert len(scripted.requests) == 1
 
 
 async def test_case_08_a_model_with_slash_and_colon_is_found_and_an_unknown_one_is_not(door: Door) -> None:
