@@ -10,7 +10,8 @@ import pytest
 import pytest_asyncio
 
 from tests.clients.sdk import Sdk
-from tests.clients.served import SERVERS, Gateway, Servers
+from tests.clients.served import CONFIGURATION, SERVERS, Gateway, Servers
+from tests.proxysite.test_server import free_port
 from tests.scripted import ScriptedUpstream, json_answer
 
 
@@ -23,7 +24,8 @@ async def lab() -> AsyncIterator[ScriptedUpstream]:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def servers(lab: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Servers]:
     async with AsyncExitStack() as stack:
-        yield Servers(tmp_path_factory.mktemp("served"), stack, lab.url)
+        text = CONFIGURATION.format(lab=lab.url, nobody=free_port())
+        yield Servers(tmp_path_factory.mktemp("served"), stack, text)
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -32,6 +32,11 @@ def installed(cache: pytest.Cache, name: str) -> Path:
     return folder
 
 
+def environment(**values: str) -> dict[str, str]:
+    """Nothing but the way to the programs, and what a test says."""
+    return {"PATH": os.environ["PATH"], **values}
+
+
 async def run(folder: Path, script: str, binary: str, **values: str) -> str:
     """What a script of this folder prints, run where it finds the packages of that folder."""
     with tempfile.NamedTemporaryFile(dir=folder, prefix="run-", suffix=".mjs") as copy:
@@ -39,7 +44,7 @@ async def run(folder: Path, script: str, binary: str, **values: str) -> str:
         copy.flush()
         process = await asyncio.create_subprocess_exec(
             *(binary, copy.name),
-            env={"PATH": os.environ["PATH"], **values},
+            env=environment(**values),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )

@@ -112,16 +112,16 @@ class Process:
 
 
 class Servers:
-    """The servers of a test run, each started when it is first asked for; they share one data directory and one key."""
+    """The servers in front of one configuration, each started when first asked for; they share a data directory."""
 
-    def __init__(self, data_dir: Path, stack: AsyncExitStack, lab_url: str) -> None:
-        self.data_dir, self.stack, self.lab_url = data_dir, stack, lab_url
+    def __init__(self, data_dir: Path, stack: AsyncExitStack, configuration: str) -> None:
+        self.data_dir, self.stack, self.configuration = data_dir, stack, configuration
         self.key = ""
         self.running: dict[str, Gateway] = {}
 
     async def get(self, name: str) -> Gateway:
         if not self.key:
-            self.key = await configure(self.data_dir, CONFIGURATION.format(lab=self.lab_url, nobody=free_port()))
+            self.key = await configure(self.data_dir, self.configuration)
         if name not in self.running:
             port = free_port()
             arguments = [sys.executable, *(part.format(port=port) for part in SERVERS[name])]
