@@ -1,10 +1,11 @@
 """The gateway on a socket, with a scripted provider behind it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from gateway.upstream import UpstreamReply
 from tests.gateway import house
 from tests.scripted import ScriptedUpstream
 
@@ -13,6 +14,24 @@ from tests.scripted import ScriptedUpstream
 async def scripted() -> AsyncIterator[ScriptedUpstream]:
     async with ScriptedUpstream() as upstream:
         yield upstream
+
+
+@pytest.fixture
+async def remembered(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """No reader of an upstream's body is closed by being forgotten: what is not closed on purpose stays open."""
+    kept: list[AsyncGenerator[bytes, None]] = []
+    real = UpstreamReply.chunks
+
+    def chunks(self: UpstreamReply) -> AsyncIterator[bytes]:
+        reader = real(self)
+        assert isinstance(reader, AsyncGenerator)
+        kept.append(reader)
+        return reader
+
+    monkeypatch.setattr(UpstreamReply, "chunks", chunks)
+    yield
+    for reader in kept:
+        await reader.aclose()
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from tests.gateway.house import Door, eventually
 from tests.gateway.leaving import ASK, STREAM, Leaver, Way, request
 from tests.scripted import HANG, Chunk, Pause, ScriptedUpstream, Step, event, head, json_answer, sse
 
+pytestmark = pytest.mark.usefixtures("remembered")
 WAYS = pytest.mark.parametrize("way", ["fin", "rst"])
 SLOTS = 2000
 

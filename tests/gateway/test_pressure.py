@@ -23,6 +23,7 @@ from tests.gateway.house import Door, eventually
 from tests.gateway.leaving import ASK, STREAM, Leaver, request
 from tests.scripted import HANG, Chunk, ScriptedUpstream, event, json_answer, sse
 
+pytestmark = pytest.mark.usefixtures("remembered")
 MIB = 1024 * 1024
 
 

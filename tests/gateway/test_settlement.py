@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from gateway.process import Process
+from gateway.receipts import Receipt
 from gateway.transport import AiohttpTransport
 from gateway.upstream import Upstream
 from ledger.entries import Entry, Settled
@@ -22,6 +23,7 @@ from tests.gateway.house import Door, eventually
 from tests.gateway.leaving import ASK, STREAM, Leaver, request
 from tests.scripted import HANG, Chunk, Pause, Received, Script, ScriptedUpstream, event, head, json_answer, sse
 
+pytestmark = pytest.mark.usefixtures("remembered")
 SLOTS = 50
 AT_ONCE = 100
 CROWDS = pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.slow)])
@@ -215,3 +217,16 @@ async def test_a_crowd_in_which_some_leave_and_some_stay_is_settled_too(
         staying = [stay(http) for _ in range(50)]
         await asyncio.gather(*staying, *(leave_early(crowd, chance) for _ in range(50)))
     await crowd.is_settled({"ok", "client_cancelled"})
+
+
+async def test_a_receipt_that_is_settled_again_leaves_no_second_line(crowd: Crowd, scripted: ScriptedUpstream) -> None:
+    scripted.default = sse(*golden.chunks("a"), gap=0.1)
+    async with crowd.door.http(timeout=20) as http:
+        answer = asyncio.ensure_future(http.post("/chat/completions", json=STREAM))
+        assert await eventually(lambda: len(crowd.process.receipts) == 1)
+        [receipt] = crowd.process.receipts
+        assert isinstance(receipt, Receipt)
+        receipt.settle("error")
+        await answer
+    await crowd.is_settled({"error"})
+    assert len(crowd.journal.settled) == 1
