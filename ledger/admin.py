@@ -99,19 +99,18 @@ class StatusFilter(admin.SimpleListFilter):
 @admin.register(UsageRecord)
 class UsageRecordAdmin(_ModelAdmin):
     list_display = (
-        "started_at",
-        "id",
+        "when",
         "key_name",
         "alias",
         "provider",
         "outcome",
         "status",
-        "tokens_in",
-        "tokens_out",
+        "tokens",
         "duration",
         "flagged",
+        "id",
     )
-    list_display_links = ("started_at", "id")
+    list_display_links = ("when", "id")
     list_filter = ("flagged", "started_at", OutcomeFilter, StatusFilter, KeyFilter, AliasFilter)
     list_per_page = 50
     list_max_show_all = 50
@@ -121,7 +120,7 @@ class UsageRecordAdmin(_ModelAdmin):
     search_fields = ("id__exact", "key_id__exact")
     search_help_text = "A request id or a key id, whole."
     # Only by what has an index.
-    sortable_by = ("started_at", "id")
+    sortable_by = ("when", "id")
     actions = None
     fieldsets = (
         (None, {"fields": ("id", "started_at", "outcome", "status", "error_code", "flagged")}),
@@ -133,6 +132,14 @@ class UsageRecordAdmin(_ModelAdmin):
         ),
         ("Time and size", {"fields": ("ttft_ms", "duration_ms", "bytes_out")}),
     )
+
+    @admin.display(description="started at (UTC)", ordering="started_at")
+    def when(self, row: UsageRecord) -> str:
+        return f"{row.started_at:%Y-%m-%d %H:%M:%S}"
+
+    @admin.display(description="tokens in/out")
+    def tokens(self, row: UsageRecord) -> str:
+        return f"{row.tokens_in} / {row.tokens_out}"
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

@@ -6,6 +6,11 @@ from django.views.generic import RedirectView
 
 from gateway.api import api
 from proxysite import pages
+from proxysite.version import version
+
+admin.site.site_title = admin.site.site_header = "LLM gateway"
+admin.site.index_title = "Configuration and usage"
+api.version = version()
 
 handler404 = "proxysite.pages.not_found"
 handler500 = "proxysite.pages.server_error"
