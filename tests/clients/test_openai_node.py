@@ -50,6 +50,8 @@ MODELS: dict[str, list[Step]] = {
 
 def provider(request: Received) -> list[Step]:
     """Answers by path and model, as OpenAI would."""
+    if request.method == "GET":
+        return json_answer({"object": "list", "data": [{"id": "gpt-4o", "object": "model"}]})
     ask = request.json()
     if ask["model"] in MODELS:
         return MODELS[ask["model"]]
@@ -80,7 +82,7 @@ async def said(request: pytest.FixtureRequest, servers: Any, lab: ScriptedUpstre
         GATEWAY_KEY=gateway.key,
     )
     told: dict[str, Any] = json.loads(text)
-    told["asked"] = [received.json()["model"] for received in lab.requests]
+    told["asked"] = [received.json()["model"] for received in lab.requests if received.body]
     told["name"] = request.param
     return told
 
@@ -124,7 +126,7 @@ async def test_case_40_vectors_are_the_same_whether_base64_is_honoured_or_ignore
 
 
 async def test_case_07_and_08_models_are_listed_and_found_by_name(said: dict[str, Any]) -> None:
-    assert said["models"] == ["fast", "gone", "slow", "spared"]
+    assert [name for name in said["models"] if "/" not in name] == ["fast", "gone", "slow", "spared"]
     assert (said["model"]["id"], said["model"]["object"]) == ("lab/Llama-3:free", "model")
 
 

@@ -124,7 +124,8 @@ async def test_case_40_vectors_are_the_same_whether_base64_is_honoured_or_ignore
 async def test_case_07_and_08_the_models_are_listed_and_found_by_name(sdk: Sdk) -> None:
     listed = await sdk.every(lambda client: client.models.list())
     found = await sdk.get(lambda client: client.models.retrieve("lab/Llama-3:free"))
-    assert [model.id for model in listed] == ["fast", "gone", "slow", "spared"]
+    # Beside them stands what the provider of `lab/*` lists at times.
+    assert [model.id for model in listed if "/" not in model.id] == ["fast", "gone", "slow", "spared"]
     assert {(model.object, model.owned_by, type(model.created)) for model in listed} == {("model", "gateway", int)}
     assert (found.id, found.object) == ("lab/Llama-3:free", "model")
     with pytest.raises(openai.NotFoundError) as caught:
