@@ -18,6 +18,7 @@ from gateway.engine import Engine
 from gateway.upstream import Upstream
 from ledger.models import UsageRecord
 from providers.models import ClientKey, ModelAlias, Provider, Route
+from proxysite.server import GatewayServer
 from tests.proxysite.wire import serving
 
 TOKEN = "provider-token-canary-7f3a"  # what the provider knows the gateway by; it must never be seen by a client
@@ -51,6 +52,7 @@ class Door:
     url: str  # with /v1
     key: str
     engine: Engine
+    server: GatewayServer
 
     def client(self, **options: Any) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(base_url=self.url, api_key=options.pop("api_key", self.key), **options)
@@ -78,8 +80,8 @@ async def open_house(
     engine = Engine(data_dir)
     await engine.start(upstream)
     try:
-        async with serving(GatewayHandler(engine)) as (port, _):
-            yield Door(f"http://127.0.0.1:{port}/v1", token, engine)
+        async with serving(GatewayHandler(engine)) as (port, server):
+            yield Door(f"http://127.0.0.1:{port}/v1", token, engine, server)
     finally:
         await engine.stop()
         await sync_to_async(connections.close_all)()

@@ -39,7 +39,7 @@ async def gone(door: Door, scripted: ScriptedUpstream, left_at: float) -> None:
     assert max(moments) - left_at <= 1.0
     assert await eventually(lambda: not process.receipts and process.upstream.slots.free == SLOTS, within=1)
     assert not process.upstream.slots.waiters
-    assert process.memory.held == 0
+    assert await eventually(lambda: process.memory.held == 0, within=1)
 
 
 @WAYS

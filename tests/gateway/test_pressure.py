@@ -145,6 +145,7 @@ async def test_r19_a_client_that_does_not_read_is_cut_off_after_the_write_stall(
     assert time.monotonic() - began < 5
     await scripted.idle(1.0)
     # The connection is dropped, not closed politely: that would wait for ever to write what nobody reads.
+    assert await eventually(lambda: not door.server.serving.connections, within=1)
     client.writer.transport.resume_reading()  # type: ignore[attr-defined]
     with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
         await client.reader.readexactly(16 * MIB)
@@ -161,6 +162,7 @@ async def test_a_shutdown_does_not_wait_for_a_client_that_does_not_read(
     [row] = await door.rows(1)
     assert (row.outcome, row.error_code) == ("truncated", "stream_interrupted")
     await scripted.idle(1.0)
+    assert await eventually(lambda: not door.server.serving.connections, within=1)
     client.writer.transport.resume_reading()  # type: ignore[attr-defined]
     with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
         await client.reader.readexactly(16 * MIB)
