@@ -7,6 +7,10 @@ from typing import cast
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "proxysite.settings")
+# WhiteNoise answers with a file, which Django reads whole under ASGI; the admin's and the docs' files are small.
+warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous iterators")
+# Nobody has to run collectstatic: WhiteNoise finds the files in the packages.
+warnings.filterwarnings("ignore", message="No directory at")
 django_application = get_asgi_application()
 
 from django.conf import settings  # noqa: E402
@@ -15,9 +19,6 @@ from gateway.asgi import GatewayHandler  # noqa: E402
 from gateway.engine import engine  # noqa: E402
 from proxysite.refusals import ASGIApp  # noqa: E402
 from proxysite.switchboard import Switchboard  # noqa: E402
-
-# WhiteNoise answers with a file, which Django reads whole under ASGI; the admin's and the docs' files are small.
-warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous iterators")
 
 application = Switchboard(
     django=cast("ASGIApp", django_application),
