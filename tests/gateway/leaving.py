@@ -5,17 +5,27 @@ import json
 import socket
 import struct
 import time
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
-from tests.gateway.house import Door
-
 Way = Literal["fin", "rst"]
+
+
+class Open(Protocol):
+    """A gateway: its address, and a key that works."""
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def key(self) -> str: ...
+
+
 ASK: dict[str, Any] = {"model": "fast", "messages": [{"role": "user", "content": "Hello, who are you?"}]}
 STREAM: dict[str, Any] = {**ASK, "stream": True}
 
 
-def request(door: Door, body: dict[str, Any] | bytes = STREAM, *headers: str, key: str | None = None) -> bytes:
+def request(door: Open, body: dict[str, Any] | bytes = STREAM, *headers: str, key: str | None = None) -> bytes:
     """The bytes of a whole chat request."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     lines = [
@@ -36,7 +46,7 @@ class Leaver:
         self.left_at = 0.0
 
     @classmethod
-    async def come(cls, door: Door, data: bytes, *, window: int = 0) -> "Leaver":
+    async def come(cls, door: Open, data: bytes, *, window: int = 0) -> "Leaver":
         """Connect and send; `window` bounds the kernel's receive buffer, in bytes."""
         address = urlsplit(door.url)
         sock = socket.socket()

@@ -104,6 +104,10 @@ class Gateway:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def key(self) -> str:
+        return self.site.key
+
     async def __aenter__(self) -> Self:
         self.folder.mkdir(exist_ok=True)
         with self.output.open("ab") as output:

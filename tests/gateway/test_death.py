@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.gateway import golden
-from tests.gateway.leaving import ASK, STREAM
+from tests.gateway.leaving import ASK, STREAM, Leaver, request
 from tests.gateway.processes import Gateway, Site
 from tests.scripted import HANG, ScriptedUpstream, Step, sse
 
@@ -116,3 +116,19 @@ async def test_r26_streams_that_cannot_end_get_an_error_event_and_a_row(site: Si
     assert {row["error_code"] for row in rows} == {"stream_interrupted"}
     assert {row["outcome"] for row in rows} == {"truncated"}
     assert sorted(row["status"] for row in rows) == [200] * STREAMS + [502]
+
+
+async def test_r01_a_client_that_leaves_the_real_server_ends_its_upstream_call(
+    site: Site, scripted: ScriptedUpstream
+) -> None:
+    """On the loop and in the process that serve in production, which learn of an end in ways of their own."""
+    scripted.default = BEGINNING
+    async with Gateway(site, "one") as gateway:
+        for way in ("fin", "rst"):
+            clients = [await Leaver.come(gateway, request(gateway)) for _ in range(10)]
+            await asyncio.gather(*(client.events(3) for client in clients))
+            for client in clients:
+                client.leave(way)
+            await scripted.idle(1.0)
+        rows = await site.rows(20)
+    assert [(row["outcome"], row["sent"], row["status"]) for row in rows] == [("client_cancelled", True, 200)] * 20
