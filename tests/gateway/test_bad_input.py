@@ -156,6 +156,14 @@ async def test_a_body_over_the_cap_is_a_413_whether_it_says_its_length_or_not(do
         assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
 
 
+async def test_a_length_over_the_cap_is_refused_before_a_byte_of_the_body(door: Door) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(door.url.split(":")[2].split("/")[0]))
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {door.key}\r\n"
+    writer.write(head.encode() + b"content-length: 10485761\r\n\r\n")
+    assert (await asyncio.wait_for(reader.readline(), 2)).startswith(b"HTTP/1.1 413 ")
+    writer.close()
+
+
 async def test_case_27_unknown_models_paths_and_methods_are_json(door: Door) -> None:
     async with door.http() as http:
         model = await http.post("/chat/completions", json={"model": "nobody"})

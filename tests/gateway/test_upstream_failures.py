@@ -268,6 +268,16 @@ async def test_case_18_an_error_event_of_the_upstream_is_the_end(door: Door, scr
     assert row.outcome == "upstream_error"
 
 
+async def test_an_error_in_the_first_event_is_a_status_and_frees_the_next_route(
+    pair: Door, scripted: ScriptedUpstream
+) -> None:
+    overloaded = {"error": {"message": "busy", "code": 503}}
+    scripted.enqueue(sse(overloaded), sse(*golden.chunks("a")), sse({"error": {"message": "too long", "code": 400}}))
+    moved, refused = await post(pair, STREAM), await post(pair, STREAM)
+    assert (moved.status_code, moved.headers["x-gateway-provider"]) == (200, "second")
+    assert (refused.status_code, refused.json()["error"]["message"]) == (400, "too long")
+
+
 @pytest.mark.parametrize("cut", [[RESET], [FIN]])
 async def test_case_19_a_cut_stream_ends_with_an_error_event_and_no_done(
     door: Door, scripted: ScriptedUpstream, cut: list[Step]
