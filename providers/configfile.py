@@ -9,13 +9,12 @@ import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
 from providers import aliases as alias_names
-from providers import references
+from providers import places, references
 from providers.addresses import AddressPolicy
 from providers.draft import ProviderValues, settled
 from providers.presets import Preset, presets
@@ -91,20 +90,23 @@ class Configuration:
     keys: tuple[KeyEntry, ...] = ()
 
 
-def read(path: str, policy: AddressPolicy) -> Configuration:
-    """The configuration in the file at that path; raises ConfigError."""
+def read(place: str, policy: AddressPolicy, *, database: bool = True) -> Configuration:
+    """The configuration at that path, `ssm:NAME` or `s3://BUCKET/KEY`; raises ConfigError."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise ConfigError([f"{path} cannot be read ({type(error).__name__})"]) from None
-    return parse(text, policy)
+        text = places.read(place)
+    except places.Unreadable as error:
+        raise ConfigError([str(error)]) from None
+    return parse(text, policy, database=database)
 
 
-def parse(text: str, policy: AddressPolicy) -> Configuration:
-    """The configuration that the text holds; raises ConfigError with every fault found."""
+def parse(text: str, policy: AddressPolicy, *, database: bool = True) -> Configuration:
+    """The configuration that the text holds; raises ConfigError with every fault found.
+
+    Without a database, budgets are faults: nothing could hold them beyond one process.
+    """
     if len(text) > MAX_CHARS:
         raise ConfigError([f"The file is longer than {MAX_CHARS} characters."])
-    reader = _Reader(policy)
+    reader = _Reader(policy, database=database)
     top = reader.mapping(_load(text), "", KNOWN[""])
     named = top.get("providers")
     reader.providers = frozenset(named) if isinstance(named, dict) else frozenset()
@@ -148,8 +150,9 @@ def _load(text: str) -> Any:
 class _Reader:
     """Turns plain data into entries, and collects what is wrong on the way."""
 
-    def __init__(self, policy: AddressPolicy) -> None:
+    def __init__(self, policy: AddressPolicy, *, database: bool) -> None:
         self.policy = policy
+        self.database = database
         self.problems: list[str] = []
         self.providers: frozenset[Any] = frozenset()
 
@@ -166,6 +169,8 @@ class _Reader:
         for name in value:
             if not isinstance(name, str):
                 self.fault(path, f"the name {name!r} is no text: put it in quotes")
+            elif known is not None and not self.database and "budget" in name:
+                self.fault(_join(path, name), "a budget needs a database: set DATABASE_URL, or take this out")
             elif known is not None and name not in known:
                 self.fault(_join(path, name), f"is not known; there are {', '.join(sorted(known))}")
         return {name: item for name, item in value.items() if isinstance(name, str)}

@@ -17,6 +17,7 @@ from django.conf import settings  # noqa: E402
 
 from gateway.asgi import GatewayHandler  # noqa: E402
 from gateway.engine import engine  # noqa: E402
+from proxysite import start  # noqa: E402
 from proxysite.refusals import ASGIApp  # noqa: E402
 from proxysite.switchboard import Switchboard  # noqa: E402
 
@@ -24,5 +25,6 @@ application = Switchboard(
     django=cast("ASGIApp", django_application),
     gateway=GatewayHandler(),
     engine=engine,
-    problems=() if settings.DEBUG else settings.SECRETS.problems,
+    problems=start.problems,
+    database=not settings.GATEWAY_STATELESS,
 )
