@@ -6,12 +6,10 @@ as references only, so that the file may be kept under version control.
 
 import json
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
-
-import yaml
 
 from providers import aliases as alias_names
 from providers import places, references
@@ -106,8 +104,14 @@ def parse(text: str, policy: AddressPolicy, *, database: bool = True) -> Configu
     """
     if len(text) > MAX_CHARS:
         raise ConfigError([f"The file is longer than {MAX_CHARS} characters."])
+    # Here, and not at the head: a gateway without such a file starts without YAML.
+    from providers import yamltext
+
     reader = _Reader(policy, database=database)
-    top = reader.mapping(_load(text), "", KNOWN[""])
+    try:
+        top = reader.mapping(yamltext.load(text), "", KNOWN[""])
+    except yamltext.NotYaml as error:
+        raise ConfigError([str(error)]) from None
     named = top.get("providers")
     reader.providers = frozenset(named) if isinstance(named, dict) else frozenset()
     found = Configuration(
@@ -118,33 +122,6 @@ def parse(text: str, policy: AddressPolicy, *, database: bool = True) -> Configu
     if reader.problems:
         raise ConfigError(reader.problems)
     return found
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without objects, in which a name given twice is a fault: the first of the two would be lost."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"{key.value!r} stands here twice", problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep=deep)
-
-
-def _load(text: str) -> Any:
-    try:
-        loader = _Loader(text)
-        try:
-            return loader.get_single_data()
-        finally:
-            loader.dispose()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise ConfigError([f"{where}{error.problem or 'this is no YAML'}"]) from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError([f"This is no YAML that can be read ({type(error).__name__})."]) from None
 
 
 class _Reader:

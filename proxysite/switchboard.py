@@ -109,7 +109,8 @@ class Switchboard:
         if "state" in scope:
             scope["state"]["engine"] = self.engine
         # What the start has made (Django, its models, the admin) stays for good: no collection need walk it again.
-        gc.collect()
+        if gc.isenabled():
+            gc.collect()
         gc.freeze()
         await send({"type": "lifespan.startup.complete"})
         await receive()

@@ -1,6 +1,7 @@
 """The loop: poll, run the application, answer, finish what is left, poll again. One process, one asyncio loop."""
 
 import asyncio
+import gc
 import json
 import os
 import random
@@ -89,6 +90,7 @@ class Runtime:
     async def start(self) -> None:
         api = RuntimeAPI(self.address)
         failed = api.init_failed
+        gc.disable()  # nothing that is made here is garbage; to look for it would take a tenth of the start
         try:
             self.site = self.load()
             if self.snapshots:
@@ -102,6 +104,7 @@ class Runtime:
             await failed(Failure.of(exc, category="Runtime"))
             sys.exit(1)
         finally:
+            gc.enable()
             api.close()
         self.background: Background | None = self.state.get("engine")
         self.buffered = Buffered(self.collect, threads=self.places)
