@@ -53,7 +53,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
 if not GATEWAY_ADMIN:
-    INSTALLED_APPS.remove("django.contrib.admin")
+    INSTALLED_APPS = [name for name in INSTALLED_APPS if name not in ("django.contrib.admin", "django_object_actions")]
     for name in ("sessions.middleware.Session", "auth.middleware.Authentication", "messages.middleware.Message"):
         MIDDLEWARE.remove(f"django.contrib.{name}Middleware")
 TEMPLATES = [
