@@ -42,7 +42,7 @@ async def test_the_openai_package_for_python_streams(house: House) -> None:
         openai.AsyncOpenAI(base_url=f"{bridge.url}/v1", api_key=house.site.key) as client,
     ):
         times, text = [], ""
-        async for part in await client.chat.completions.create(model="fast", messages=MESSAGES, stream=True):  # type: ignore[arg-type,attr-defined]
+        async for part in await client.chat.completions.create(model="fast", messages=MESSAGES, stream=True):  # type: ignore[arg-type,union-attr]
             times.append(time.monotonic())
             text += part.choices[0].delta.content or "" if part.choices else ""
         assert text == "onetwothree"
