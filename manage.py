@@ -15,7 +15,7 @@ def main() -> None:
 
     serving = command in env.PRODUCTION_COMMANDS and not env.flag("DJANGO_DEBUG", default=False)
     # Before Django, whose import takes longer than a supervisor should wait for a start that cannot succeed.
-    if serving and (problems := env.load_secrets(development=False).problems):
+    if serving and not env.stateless() and (problems := env.load_secrets(development=False).problems):
         sys.exit(env.refusal(problems))
 
     from django.core.management import execute_from_command_line

@@ -79,7 +79,7 @@ class GatewayHandler(ASGIHandler):
                 call.error = exc
                 response = error_response(exc, call.id)
             if isinstance(response, Live):
-                await _finishing(response, _stream(call, response, send, watch))
+                await _finishing(response, _stream(call, response, scope, send, watch))
             else:
                 _unwatch(call, watch)
                 sending = _send_whole(call, response, send)
@@ -161,10 +161,19 @@ async def _send_whole(call: Call, response: HttpResponseBase, send: Send) -> Non
     await send({"type": "http.response.body", "body": body})
 
 
-async def _stream(call: Call, response: Live, send: Send, watch: "asyncio.Task[Any] | None") -> None:
+def tell_of_failure(scope: Scope, error: GatewayError) -> None:
+    """A stream with an error in it ends as properly as any other; a server that counts failures wants to know."""
+    failed = scope.get("extensions", {}).get("awslambda.failed")
+    if failed is not None:
+        failed["call"](type(error).__name__, error.message)
+
+
+async def _stream(call: Call, response: Live, scope: Scope, send: Send, watch: "asyncio.Task[Any] | None") -> None:
     await _send_head(call, response, send)
     await response.run(send)
-    call.error = response.error
+    if response.error is not None:
+        call.error = response.error
+        tell_of_failure(scope, response.error)
     _unwatch(call, watch)
     await send({"type": "http.response.body", "body": b""})
 

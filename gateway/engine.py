@@ -8,16 +8,20 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from django.conf import settings
 from django.db import close_old_connections, connection, connections
 
-from gateway.errors import Overloaded, StreamInterrupted, Unauthorized
+from gateway.errors import LedgerUnavailable, Overloaded, StreamInterrupted, Unauthorized
+from gateway.pauses import Pauses
 from gateway.process import Process
 from gateway.upstream import Upstream
+from ledger import openrows
+from ledger.entries import Opened
 from ledger.journal import Journal
+from ledger.loglines import LogLines
 from providers import catalog, keyring
 from providers.addresses import AddressPolicy
 from providers.targets import KeyCard
@@ -32,19 +36,28 @@ DRAIN = 0.25
 DRAIN_LINES = 500
 ADOPT = 5.0
 BETWEEN_COMMITS = 0.005  # four SQLite writers: p99 of a commit 11 ms with this pause, 107 ms without
+IDLE = 15.0  # seconds of a pause after which connections to providers are not trusted; the wire's own idle time
+SQL_IDLE = 240.0  # the same for the database's, below the 350 s of the usual address translation
 WRONG_KEY = "Incorrect API key provided: {}. Ask whoever runs this gateway for a key."
 
 
 class Engine:
-    """One a process. `running()` starts it where no lifespan did, as under a server with lifespan off."""
+    """One a process. `running()` starts it where no lifespan did, as under a server with lifespan off.
 
-    def __init__(self, data_dir: Path | None = None) -> None:
+    `durable_open`: this machine's disk dies with the process, so each request's row is committed before the provider
+    is called. `stateless`: there is no database; the configuration is the environment's, the account goes to the log.
+    """
+
+    def __init__(self, data_dir: Path | None = None, *, durable_open: bool = False, stateless: bool = False) -> None:
         self.data_dir = data_dir
-        self.reader = catalog.Reader()
+        self.durable_open = durable_open
+        self.stateless = stateless
+        self.reader = catalog.Reader(database=not stateless)
         self.ready = False
         self.draining = False
         self.process: Process | None = None
-        self.journal: Journal | None = None
+        self.journal: Journal | LogLines | None = None
+        self.pauses = Pauses()
         self._sql: ThreadPoolExecutor | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._starting: asyncio.Lock | None = None
@@ -63,9 +76,12 @@ class Engine:
         self._sql = ThreadPoolExecutor(1, thread_name_prefix="gateway-sql")
         await self.sql(_keep_connection)
         await self.sql(self.reader.load)
-        self.journal = Journal((self.data_dir or Path(settings.DATA_DIR)) / "journal")
+        self.pauses.looked()
+        self.journal = self._open_journal()
         policy = AddressPolicy(settings.GATEWAY_PRIVATE_UPSTREAMS, development=settings.DEVELOPMENT)
         self.process = Process(upstream or Upstream(policy), self.journal, asyncio.get_running_loop().time)
+        if self.durable_open:
+            self.process.commit_open = self._commit_open
         self._tasks = [
             asyncio.create_task(self._every(TICK, self._tick)),
             asyncio.create_task(self._every(REFRESH, self._refresh)),
@@ -73,6 +89,12 @@ class Engine:
             asyncio.create_task(self._every(ADOPT, self._adopt)),
         ]
         self.draining, self.ready = False, True
+
+    def _open_journal(self) -> Journal | LogLines:
+        if self.stateless:
+            return LogLines()
+        directory = (self.data_dir or Path(settings.DATA_DIR)) / "journal"
+        return Journal(directory, store=openrows.store_each) if self.durable_open else Journal(directory)
 
     async def stop(self) -> None:
         """Stop ticking, drain the journal, close the connections."""
@@ -101,7 +123,7 @@ class Engine:
                 "You didn't provide an API key. Send it in the Authorization header: `Authorization: Bearer KEY`."
             )
         found: KeyCard | keyring.Verdict | None = keyring.find(token)
-        if found is keyring.MISSING:
+        if found is keyring.MISSING and not self.stateless:
             try:
                 found = await self.sql(keyring.load, token)
             except Exception:
@@ -133,6 +155,42 @@ class Engine:
                 return
             await asyncio.sleep(0.01)
 
+    # --- between requests, where the environment lies frozen (AWS Lambda) --------------------------------------------
+
+    async def thaw(self) -> None:
+        """Before a request: drop the connections that may have died unseen, look at a catalog older than 1 s."""
+        process = await self.running()
+        pause = self.pauses.begin()
+        if pause > IDLE:
+            await process.upstream.aclose()
+        if pause > SQL_IDLE:
+            await self.sql(_close_connections)
+        if self.pauses.stale():
+            try:
+                await self._refresh()
+            except Exception:
+                log.exception("catalog_not_looked_at")
+
+    async def flush(self) -> None:
+        """After a response: its row. From here to the next `thaw` nothing is begun that a freeze could cut in two."""
+        assert self.journal is not None
+        self.pauses.end()
+        while self.journal.pending and await self.sql(self.journal.drain, DRAIN_LINES):
+            pass
+
+    def time_is_up(self, task: "asyncio.Task[Any]") -> None:
+        """The request of that task ends now, with an error event or a 503 in its place."""
+        for receipt in list(self.process.receipts if self.process is not None else ()):
+            if receipt.runs_in(task):
+                receipt.interrupt(StreamInterrupted("The time that one request may take here is over.", sent=True))
+
+    async def _commit_open(self, entry: Opened) -> None:
+        try:
+            await self.sql(openrows.commit, entry)
+        except Exception as exc:
+            log.exception("open_row_failed", request_id=entry.id)
+            raise LedgerUnavailable("The request cannot be recorded now, so it is not sent.", retry_after=5) from exc
+
     # --- the background ----------------------------------------------------------------------------------------------
 
     async def _every(self, seconds: float, job: Callable[[], object]) -> None:
@@ -152,18 +210,21 @@ class Engine:
             receipt.tick(now)
 
     async def _refresh(self) -> None:
-        await self.sql(self.reader.refresh)
+        if not self.pauses.resting:
+            self.pauses.looked()
+            await self.sql(self.reader.refresh)
 
     async def _drain(self) -> None:
         journal = self.journal
         assert journal is not None
-        if journal.pending:
+        if journal.pending and not self.pauses.resting:
             while await self.sql(_paced, journal.drain, DRAIN_LINES) >= DRAIN_LINES:
                 pass
 
     async def _adopt(self) -> None:
         assert self.journal is not None
-        await self.sql(_paced, self.journal.adopt)
+        if not self.pauses.resting:
+            await self.sql(_paced, self.journal.adopt)
 
 
 def masked(token: str) -> str:
@@ -196,4 +257,6 @@ def _close_connections() -> None:
     connections.close_all()
 
 
-engine = Engine()
+engine = Engine(
+    durable_open=settings.ON_LAMBDA and not settings.GATEWAY_STATELESS, stateless=settings.GATEWAY_STATELESS
+)

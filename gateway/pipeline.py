@@ -35,6 +35,8 @@ async def handle(request: HttpRequest, endpoint: Endpoint) -> HttpResponse | Str
     ask = endpoint.parse(request)
     async with open_receipt(call_of(request), ask) as receipt:
         grant = await admit(ask, receipt)
+        if receipt.process.commit_open is not None:
+            await receipt.commit()
         if ask.stream and grant.alias.early_200:
             return receipt.hand_over(deliver_early(forward(grant), receipt))
         return receipt.hand_over(deliver(await forward(grant), receipt))

@@ -1,13 +1,13 @@
 """What one process of the gateway owns: upstream connections, journal, memory account, open receipts."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway.errors import GatewayError, Overloaded
 from gateway.upstream import Upstream
-from ledger.entries import Entry
+from ledger.entries import Entry, Opened
 
 MAX_BUFFERED = 256 * 1024 * 1024
 
@@ -22,6 +22,8 @@ class OpenReceipt(Protocol):
     def tick(self, now: float) -> None: ...
 
     def interrupt(self, error: GatewayError) -> None: ...
+
+    def runs_in(self, task: "asyncio.Task[Any]") -> bool: ...
 
 
 class Memory:
@@ -60,3 +62,5 @@ class Process:
     drains: int = 0  # streams that are read to their end though their client has left
     listings: Listings = field(default_factory=Listings)
     receipts: set[OpenReceipt] = field(default_factory=set)
+    # Where the journal dies with the machine: the row is committed before the provider is called.
+    commit_open: Callable[[Opened], Awaitable[None]] | None = None

@@ -105,6 +105,7 @@ class Receipt:
     on_tick: Callable[[float], None] | None = None
     give_back: list[Callable[[], None]] = field(default_factory=list)
     admitted: bool = False
+    opened: Opened | None = None  # once admitted
     settled: bool = False
     outcome: str = ""  # once settled
     handed_over: bool = False
@@ -142,8 +143,14 @@ class Receipt:
             self.process.journal.append(opened)
         except JournalError as exc:
             raise LedgerUnavailable("The request cannot be recorded now, so it is not sent.", retry_after=5) from exc
-        self.admitted = True
+        self.admitted, self.opened = True, opened
         self.process.receipts.add(self)
+
+    async def commit(self) -> None:
+        """Where the journal's disk may be lost: the row, before anything is sent. Raises LedgerUnavailable."""
+        commit = self.process.commit_open
+        if commit is not None and self.opened is not None:
+            await commit(self.opened)
 
     def hand_over(self, response: R) -> R:
         """The response owns the receipt from here on, and settles it at its end."""
@@ -180,6 +187,9 @@ class Receipt:
             self.interruption = error
             self.disarm()
             self.call.task.cancel()
+
+    def runs_in(self, task: "asyncio.Task[Any]") -> bool:
+        return self.call.task is task
 
     def interrupted(self) -> GatewayError | None:
         """Called on CancelledError: the tick's error, with the cancellation taken back, or None if it was another's."""

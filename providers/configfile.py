@@ -6,16 +6,13 @@ as references only, so that the file may be kept under version control.
 
 import json
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from providers import aliases as alias_names
-from providers import references
+from providers import places, references
 from providers.addresses import AddressPolicy
 from providers.draft import ProviderValues, settled
 from providers.presets import Preset, presets
@@ -91,21 +88,30 @@ class Configuration:
     keys: tuple[KeyEntry, ...] = ()
 
 
-def read(path: str, policy: AddressPolicy) -> Configuration:
-    """The configuration in the file at that path; raises ConfigError."""
+def read(place: str, policy: AddressPolicy, *, database: bool = True) -> Configuration:
+    """The configuration at that path, `ssm:NAME` or `s3://BUCKET/KEY`; raises ConfigError."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise ConfigError([f"{path} cannot be read ({type(error).__name__})"]) from None
-    return parse(text, policy)
+        text = places.read(place)
+    except places.Unreadable as error:
+        raise ConfigError([str(error)]) from None
+    return parse(text, policy, database=database)
 
 
-def parse(text: str, policy: AddressPolicy) -> Configuration:
-    """The configuration that the text holds; raises ConfigError with every fault found."""
+def parse(text: str, policy: AddressPolicy, *, database: bool = True) -> Configuration:
+    """The configuration that the text holds; raises ConfigError with every fault found.
+
+    Without a database, budgets are faults: nothing could hold them beyond one process.
+    """
     if len(text) > MAX_CHARS:
         raise ConfigError([f"The file is longer than {MAX_CHARS} characters."])
-    reader = _Reader(policy)
-    top = reader.mapping(_load(text), "", KNOWN[""])
+    # Here, and not at the head: a gateway without such a file starts without YAML.
+    from providers import yamltext
+
+    reader = _Reader(policy, database=database)
+    try:
+        top = reader.mapping(yamltext.load(text), "", KNOWN[""])
+    except yamltext.NotYaml as error:
+        raise ConfigError([str(error)]) from None
     named = top.get("providers")
     reader.providers = frozenset(named) if isinstance(named, dict) else frozenset()
     found = Configuration(
@@ -118,38 +124,12 @@ def parse(text: str, policy: AddressPolicy) -> Configuration:
     return found
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML without objects, in which a name given twice is a fault: the first of the two would be lost."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"{key.value!r} stands here twice", problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep=deep)
-
-
-def _load(text: str) -> Any:
-    try:
-        loader = _Loader(text)
-        try:
-            return loader.get_single_data()
-        finally:
-            loader.dispose()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise ConfigError([f"{where}{error.problem or 'this is no YAML'}"]) from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError([f"This is no YAML that can be read ({type(error).__name__})."]) from None
-
-
 class _Reader:
     """Turns plain data into entries, and collects what is wrong on the way."""
 
-    def __init__(self, policy: AddressPolicy) -> None:
+    def __init__(self, policy: AddressPolicy, *, database: bool) -> None:
         self.policy = policy
+        self.database = database
         self.problems: list[str] = []
         self.providers: frozenset[Any] = frozenset()
 
@@ -166,6 +146,8 @@ class _Reader:
         for name in value:
             if not isinstance(name, str):
                 self.fault(path, f"the name {name!r} is no text: put it in quotes")
+            elif known is not None and not self.database and "budget" in name:
+                self.fault(_join(path, name), "a budget needs a database: set DATABASE_URL, or take this out")
             elif known is not None and name not in known:
                 self.fault(_join(path, name), f"is not known; there are {', '.join(sorted(known))}")
         return {name: item for name, item in value.items() if isinstance(name, str)}

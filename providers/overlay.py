@@ -87,7 +87,7 @@ def weakness(token: str) -> str:
 def _file(policy: AddressPolicy) -> Configuration:
     path: str = settings.GATEWAY_CONFIG
     try:
-        return read(path, policy) if path else Configuration()
+        return read(path, policy, database=not settings.GATEWAY_STATELESS) if path else Configuration()
     except ConfigError as error:
         raise ConfigError([f"GATEWAY_CONFIG: {problem}" for problem in error.problems]) from None
 

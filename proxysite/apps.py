@@ -13,3 +13,4 @@ class ProxysiteConfig(AppConfig):
     def ready(self) -> None:
         logs.configure(readable=settings.DEBUG)
         register(checks.check_secrets, Tags.security)
+        register(checks.check_database, Tags.security)

@@ -2,27 +2,32 @@
 
 import os
 import warnings
-from typing import cast
 
-from django.core.asgi import get_asgi_application
+import django
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "proxysite.settings")
 # WhiteNoise answers with a file, which Django reads whole under ASGI; the admin's and the docs' files are small.
 warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous iterators")
 # Nobody has to run collectstatic: WhiteNoise finds the files in the packages.
 warnings.filterwarnings("ignore", message="No directory at")
-django_application = get_asgi_application()
+django.setup(set_prefix=False)
 
 from django.conf import settings  # noqa: E402
 
 from gateway.asgi import GatewayHandler  # noqa: E402
 from gateway.engine import engine  # noqa: E402
-from proxysite.refusals import ASGIApp  # noqa: E402
+from proxysite import start  # noqa: E402
+from proxysite.lazypages import LazyPages  # noqa: E402
 from proxysite.switchboard import Switchboard  # noqa: E402
 
+# On Lambda most environments never see a page.
+pages = LazyPages()
+if not settings.ON_LAMBDA:
+    pages.load()
 application = Switchboard(
-    django=cast("ASGIApp", django_application),
+    django=pages,
     gateway=GatewayHandler(),
     engine=engine,
-    problems=() if settings.DEBUG else settings.SECRETS.problems,
+    problems=start.problems,
+    database=not settings.GATEWAY_STATELESS,
 )

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import environ
 
+from providers import references
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 DEVELOPMENT_FILE = "development.json"
 DEVELOPMENT_COMMANDS = frozenset({"runserver", "quickstart"})
@@ -23,10 +25,32 @@ PUBLISHED = frozenset({"changeme", "change-me", "secret", "insecure", "sk-1234",
 reader = environ.FileAwareEnv()
 
 
-def text(name: str, default: str = "") -> str:
+def place(name: str, default: str = "") -> str:
     """The variable as text, stripped; `default` where it is unset or empty."""
     value: str = reader.str(name, default=default)
     return value.strip() or default
+
+
+def text(name: str, default: str = "") -> str:
+    """As `place`, but for `ssm:NAME` the value of that SSM parameter; raises BadReference where there is none."""
+    value = place(name, default)
+    return references.resolve(value).reveal() if value.startswith(references.SSM) else value
+
+
+def on_lambda() -> bool:
+    """Whether this process is one of AWS Lambda, where the disk dies with it and freezes come between requests."""
+    return "AWS_LAMBDA_RUNTIME_API" in os.environ
+
+
+def stateless() -> bool:
+    """Whether there is no database at all: on Lambda without one, or where the operator says so."""
+    return flag("GATEWAY_STATELESS", default=on_lambda() and not place("DATABASE_URL"))
+
+
+def lambda_hosts() -> list[str]:
+    """The names under which AWS serves functions in this region."""
+    region = os.environ.get("AWS_REGION", "")
+    return [f".lambda-url.{region}.on.aws", f".execute-api.{region}.amazonaws.com"] if region else []
 
 
 def flag(name: str, *, default: bool) -> bool:
@@ -45,7 +69,7 @@ def words(name: str, default: str = "") -> list[str]:
 
 
 def data_dir() -> Path:
-    return Path(text("GATEWAY_DATA_DIR", str(BASE_DIR / "data")))
+    return Path(place("GATEWAY_DATA_DIR", "/tmp/gateway" if on_lambda() else str(BASE_DIR / "data")))  # noqa: S108
 
 
 def is_development_command(command: str) -> bool:
@@ -101,6 +125,11 @@ def load_secrets(*, development: bool) -> Secrets:
         names = "DJANGO_SECRET_KEY, GATEWAY_ENCRYPTION_KEYS, GATEWAY_KEY_PEPPERS"
         problems.append(Problem(names, "hold the same value twice", "Each protects something else: make each anew."))
     return Secrets(django_key, encryption_keys, key_peppers, tuple(problems))
+
+
+def no_secrets() -> Secrets:
+    """For a process that stores nothing: what Django signs with is made up, and dies with the process."""
+    return Secrets(secrets.token_urlsafe(50), {}, {})
 
 
 def _keyring(name: str, made: Mapping[str, str], problems: list[Problem]) -> dict[str, bytes]:

@@ -12,7 +12,9 @@ from gateway.errors import GatewayError, InternalError, NotFound
 def index(request: HttpRequest) -> HttpResponse:
     """What this is, where the API is, and where to read about it: one JSON line for whoever opens the root."""
     root = settings.OPENAI_PROXY_URL.rstrip("/").removesuffix("/v1") or request.build_absolute_uri("/").rstrip("/")
-    lines = {"name": "LLM gateway", "base_url": f"{root}/v1", "docs": f"{root}/docs", "admin": f"{root}/admin/"}
+    lines = {"name": "LLM gateway", "base_url": f"{root}/v1", "docs": f"{root}/docs"}
+    if settings.GATEWAY_ADMIN:
+        lines["admin"] = f"{root}/admin/"
     return JsonResponse(lines)
 
 
@@ -32,7 +34,7 @@ def server_error(request: HttpRequest) -> HttpResponse:
 
 
 def is_page(request: HttpRequest) -> bool:
-    return request.path.startswith("/admin/")
+    return request.path.startswith("/admin/") and settings.GATEWAY_ADMIN
 
 
 def as_json(error: GatewayError) -> HttpResponse:

@@ -7,15 +7,20 @@ DEBUG = env.flag("DJANGO_DEBUG", default=False)
 # The same, but for tests, which run with DEBUG off: secrets are made, loopback upstreams are allowed.
 DEVELOPMENT = DEBUG
 DATA_DIR = env.data_dir()
+ON_LAMBDA = env.on_lambda()
+GATEWAY_STATELESS = env.stateless()
+GATEWAY_ADMIN = env.flag("GATEWAY_ADMIN", default=True) and not GATEWAY_STATELESS
 
 # --- secrets: never derived from one another ------------------------------------------------------------------------
-SECRETS = env.load_secrets(development=DEBUG)
+SECRETS = env.no_secrets() if GATEWAY_STATELESS else env.load_secrets(development=DEBUG)
 SECRET_KEY = SECRETS.django_key
 GATEWAY_ENCRYPTION_KEYS = SECRETS.encryption_keys
 GATEWAY_KEY_PEPPERS = SECRETS.key_peppers
 
 # --- the building ----------------------------------------------------------------------------------------------------
 ALLOWED_HOSTS = env.words("DJANGO_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
+if ON_LAMBDA:
+    ALLOWED_HOSTS += env.lambda_hosts()
 CSRF_TRUSTED_ORIGINS = env.words("DJANGO_CSRF_TRUSTED_ORIGINS")
 ROOT_URLCONF = "proxysite.urls"
 ASGI_APPLICATION = "proxysite.asgi.application"
@@ -47,6 +52,10 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
+if not GATEWAY_ADMIN:
+    INSTALLED_APPS = [name for name in INSTALLED_APPS if name not in ("django.contrib.admin", "django_object_actions")]
+    for name in ("sessions.middleware.Session", "auth.middleware.Authentication", "messages.middleware.Message"):
+        MIDDLEWARE.remove(f"django.contrib.{name}Middleware")
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
@@ -77,8 +86,11 @@ WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = DEBUG
 
 # --- the database ----------------------------------------------------------------------------------------------------
-DATABASES = {"default": env.reader.db("DATABASE_URL", default=f"sqlite:///{DATA_DIR / 'gateway.sqlite3'}")}
-if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+DATABASE_URL = env.text("DATABASE_URL", f"sqlite:///{DATA_DIR / 'gateway.sqlite3'}")
+DATABASES = {"default": env.reader.db_url_config(DATABASE_URL)}
+if GATEWAY_STATELESS:
+    DATABASES = {"default": {"ENGINE": "django.db.backends.dummy"}}
+elif DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     DATABASES["default"]["OPTIONS"] = {
         # IMMEDIATE waits for the write lock at BEGIN; a deferred transaction that turns to writing fails at once.
         "transaction_mode": "IMMEDIATE",
@@ -99,7 +111,7 @@ else:
 X_FRAME_OPTIONS = "DENY"
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
-SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = env.flag("GATEWAY_HTTPS", default=False)
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = env.flag("GATEWAY_HTTPS", default=ON_LAMBDA)
 SECURE_HSTS_SECONDS = 31_536_000 if SESSION_COOKIE_SECURE else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = SESSION_COOKIE_SECURE
 SECURE_CONTENT_TYPE_NOSNIFF = True
@@ -120,7 +132,7 @@ CONTENT_SECURITY_POLICY = {
 }
 
 # --- the gateway -----------------------------------------------------------------------------------------------------
-GATEWAY_CONFIG = env.text("GATEWAY_CONFIG")
+GATEWAY_CONFIG = env.place("GATEWAY_CONFIG")
 GATEWAY_PRIVATE_UPSTREAMS = env.words("GATEWAY_PRIVATE_UPSTREAMS")
 GATEWAY_TRUSTED_PROXY_HOPS = env.number("GATEWAY_TRUSTED_PROXY_HOPS", 0)
 OPENAI_SERVER_URL = env.text("OPENAI_SERVER_URL")

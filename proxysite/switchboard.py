@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from gateway.errors import BodyTimeout, BodyTooLarge, NotFound
@@ -35,15 +35,24 @@ class Engine(Protocol):
 class Switchboard:
     """The one ASGI application (https://asgi.readthedocs.io/en/latest/specs/main.html).
 
-    `problems` are reasons not to start: the lifespan then fails with them as its message.
+    `problems` gives reasons not to start: the lifespan then fails with them as its message. Without a `database`,
+    readiness does not ask one.
     """
 
-    def __init__(self, *, django: ASGIApp, gateway: ASGIApp, engine: Engine, problems: Sequence[Problem] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        django: ASGIApp,
+        gateway: ASGIApp,
+        engine: Engine,
+        problems: Callable[[], Sequence[Problem]] = tuple,
+        database: bool = True,
+    ) -> None:
         self.django = django
         self.gateway = gateway
         self.engine = engine
         self.problems = problems
-        self.readiness = health.Readiness()
+        self.readiness = health.Readiness() if database else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -88,8 +97,8 @@ class Switchboard:
 
     async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
-        if self.problems:
-            await send({"type": "lifespan.startup.failed", "message": refusal(self.problems)})
+        if problems := self.problems():
+            await send({"type": "lifespan.startup.failed", "message": refusal(problems)})
             return
         try:
             await self.engine.start()
@@ -100,7 +109,8 @@ class Switchboard:
         if "state" in scope:
             scope["state"]["engine"] = self.engine
         # What the start has made (Django, its models, the admin) stays for good: no collection need walk it again.
-        gc.collect()
+        if gc.isenabled():
+            gc.collect()
         gc.freeze()
         await send({"type": "lifespan.startup.complete"})
         await receive()

@@ -1,6 +1,6 @@
 """All paths: the admin, the root, the API with its docs. The probes are answered before Django."""
 
-from django.contrib import admin
+from django.conf import settings
 from django.urls import path, re_path
 from django.views.generic import RedirectView
 
@@ -8,17 +8,18 @@ from gateway.api import api
 from proxysite import pages
 from proxysite.version import version
 
-admin.site.site_title = admin.site.site_header = "LLM gateway"
-admin.site.index_title = "Configuration and usage"
 api.version = version()
 
 handler404 = "proxysite.pages.not_found"
 handler500 = "proxysite.pages.server_error"
 
-urlpatterns = [
-    path("admin", RedirectView.as_view(pattern_name="admin:index")),
-    path("admin/", admin.site.urls),
-    path("", pages.index),
-    path("", api.urls),
-    re_path("", pages.unknown),
-]
+urlpatterns = [path("", pages.index), path("", api.urls), re_path("", pages.unknown)]
+if settings.GATEWAY_ADMIN:
+    from django.contrib import admin
+
+    admin.site.site_title = admin.site.site_header = "LLM gateway"
+    admin.site.index_title = "Configuration and usage"
+    urlpatterns[:0] = [
+        path("admin", RedirectView.as_view(pattern_name="admin:index")),
+        path("admin/", admin.site.urls),
+    ]

@@ -53,10 +53,32 @@ def missing_chromium() -> str:
     return "" if chromium_path() else f"none of {', '.join(CHROMIUM)} on the PATH"
 
 
+def sam_python() -> str | None:
+    """The interpreter that the SAM CLI runs under, with the translator and AWS's emulator among its packages."""
+    sam = shutil.which("sam")
+    if sam is None:
+        return None
+    with open(sam, encoding="utf-8") as script:
+        return script.readline().removeprefix("#!").strip()
+
+
+def missing_sam() -> str:
+    return "" if sam_python() else "no sam on the PATH (pip install aws-sam-cli, in an environment of its own)"
+
+
+def missing_builder() -> str:
+    absent = [name for name in ("buildah", "mmdebstrap") if shutil.which(name) is None]
+    if absent:
+        return f"no {' and no '.join(absent)} on the PATH"
+    return "" if os.geteuid() == 0 else "not run as root"
+
+
 NEEDS = (
     Need("node", "Node.js 18 and npm", missing_node),
     Need("postgres", "PostgreSQL", missing_postgres),
     Need("browser", "Chromium", missing_chromium),
+    Need("sam", "the AWS SAM CLI", missing_sam),
+    Need("builder", "buildah, mmdebstrap and root", missing_builder),
 )
 
 

@@ -105,7 +105,7 @@ def test_a_reference_is_kept_instead_of_a_key(admin: Client, monkeypatch: pytest
         ({"secret": "a", "reference": "env:A"}, "Give a key or a reference, not both."),
         ({"name": "second"}, "Enter the key, or give a reference."),
         ({"reference": "sk-live"}, "a reference is of the form env:NAME"),
-        ({"reference": "ssm:/a"}, "ssm: references need the aws extra"),
+        ({"reference": "ssm:a b"}, "a reference is of the form env:NAME or ssm:NAME"),
         ({"secret": "sk a"}, "This is no key: it holds spaces"),
     ],
 )

@@ -103,8 +103,8 @@ BAD = [
     ("{providers: {lab: {preset: openai, rpm: 5}}}", "providers.lab.rpm: is not known; there are base_url,"),
     ("{providers: {lab: {preset: openai, enabled: 1}}}", "providers.lab.enabled: must be true or false"),
     (
-        "{providers: {lab: {preset: openai, credentials: {main: ssm:/a/b}}}}",
-        "providers.lab.credentials.main: ssm: references need the aws extra",
+        "{providers: {lab: {preset: openai, credentials: {main: 'ssm:a b'}}}}",
+        "providers.lab.credentials.main: a reference is of the form env:NAME or ssm:NAME;",
     ),
     ("{providers: {lab: {preset: openai, credentials: [x]}}}", "providers.lab.credentials: must be a mapping"),
     ("{keys: {web: {rpm: 5}}}", "keys.web.rpm: is not known; there are aliases, enabled, existing"),

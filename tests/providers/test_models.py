@@ -119,7 +119,7 @@ def test_r48_a_bad_row_is_refused_at_its_field(row: Provider | ModelAlias | Clie
 def test_a_bad_reference_is_refused_at_its_field(lab: Provider) -> None:
     with pytest.raises(ValidationError) as caught:
         Credential(provider=lab, reference="sk-live-1").full_clean()
-    assert caught.value.message_dict == {"reference": ["a reference is of the form env:NAME"]}
+    assert caught.value.message_dict == {"reference": ["a reference is of the form env:NAME or ssm:NAME"]}
 
 
 def test_a_minted_key_is_found_by_its_id_and_is_not_kept() -> None:

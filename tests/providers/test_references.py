@@ -20,10 +20,10 @@ def test_a_reference_reads_the_file_that_the_variable_names(tmp_path: Path) -> N
         ("env:LAB_KEY", {}, "the environment variable LAB_KEY is not set"),
         ("env:LAB_KEY", {"LAB_KEY": "  "}, "the environment variable LAB_KEY is not set"),
         ("env:LAB_KEY", {"LAB_KEY_FILE": "/nowhere/key"}, "the file that LAB_KEY_FILE names cannot be read"),
-        ("sk-live-1", {}, "a reference is of the form env:NAME"),
-        ("env:", {}, "a reference is of the form env:NAME"),
-        ("env:A B", {}, "a reference is of the form env:NAME"),
-        ("vault:A", {}, "a reference is of the form env:NAME"),
+        ("sk-live-1", {}, "a reference is of the form env:NAME or ssm:NAME"),
+        ("env:", {}, "a reference is of the form env:NAME or ssm:NAME"),
+        ("env:A B", {}, "a reference is of the form env:NAME or ssm:NAME"),
+        ("vault:A", {}, "a reference is of the form env:NAME or ssm:NAME"),
     ],
 )
 def test_a_reference_that_leads_nowhere_says_so_without_any_value(

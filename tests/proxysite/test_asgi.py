@@ -48,7 +48,7 @@ def naming(name: str) -> ASGIApp:
 
 def board(engine: FakeEngine | None = None, problems: tuple[Problem, ...] = ()) -> Switchboard:
     return Switchboard(
-        django=naming("django"), gateway=naming("gateway"), engine=engine or FakeEngine(), problems=problems
+        django=naming("django"), gateway=naming("gateway"), engine=engine or FakeEngine(), problems=lambda: problems
     )
 
 

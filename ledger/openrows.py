@@ -1,0 +1,69 @@
+"""Rows of requests that are not over yet, for machines whose disk dies with the process.
+
+The row of outcome `open` is committed before the provider is called; the settled line takes its place, in one
+transaction and with all that moves with a new row. One that stays open is made `lost` once no request can be so old.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from django.db import connection, transaction
+
+from ledger import drain
+from ledger.entries import Opened, Settled
+from ledger.models import UsageRecord
+from ledger.storable import LENGTHS
+from ledger.tape import Reject
+
+OPEN = "open"
+OLDEST = timedelta(minutes=20)  # a function runs for 15 minutes at most
+BATCH = 200
+
+
+def commit(entry: Opened) -> None:
+    """The row of a request that may now be sent. Raises django.db.Error where it is not there afterwards."""
+    row = drain.row_of(_account(entry, outcome=OPEN))
+    with transaction.atomic(), connection.cursor() as cursor:
+        # Only names of our own columns are put into the text.
+        cursor.execute(drain._insert(1), drain._parameters(row))
+
+
+def store_each(entries: Sequence[Settled], reject: Reject) -> None:
+    """As `ledger.drain.store_each`, in place of the rows that are still open."""
+    with transaction.atomic():
+        ids = [entry.id[: LENGTHS["id"]] for entry in entries]
+        UsageRecord.objects.filter(pk__in=ids, outcome=OPEN).delete()
+        drain.store_each(entries, reject)
+
+
+def lose(now: datetime | None = None) -> int:
+    """Rows that have been open for longer than any request lasts become `lost`; returns how many."""
+    count = 0
+    before = (now or datetime.now(UTC)) - OLDEST
+    while rows := list(UsageRecord.objects.filter(outcome=OPEN, started_at__lt=before)[:BATCH]):
+        store_each([_lost(row) for row in rows], _refuse)
+        count += len(rows)
+    return count
+
+
+def _account(entry: Opened, *, outcome: str) -> Settled:
+    known = {name: getattr(entry, name) for name in Opened.__struct_fields__}
+    return Settled(**known, outcome=outcome, sent=True)
+
+
+def _lost(row: UsageRecord) -> Settled:
+    entry = Opened(
+        id=row.id,
+        at=row.started_at.timestamp(),
+        key=row.key_id,
+        key_name=row.key_name,
+        endpoint=row.endpoint,
+        alias=row.alias,
+        model=row.model,
+        stream=row.stream,
+    )
+    return _account(entry, outcome="lost")
+
+
+def _refuse(entry: Settled, error: Exception) -> None:
+    raise error

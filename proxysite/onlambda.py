@@ -1,0 +1,39 @@
+"""The gateway as a site for the runtime of `proxysite.awslambda`."""
+
+import os
+from typing import Any
+
+from gateway.errors import GatewayError, InternalError, Overloaded, StreamInterrupted
+from gateway.sse import error_event
+from proxysite.awslambda.runtime import Site
+from proxysite.refusals import Send
+from proxysite.refusals import answer as answer_error
+
+FAREWELL = error_event(StreamInterrupted("The stream broke off.", sent=True))
+
+
+def site() -> Site:
+    """Import everything that a request needs, so that none is kept waiting; nothing here touches the network."""
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "proxysite.settings")
+    from django.urls import get_resolver
+
+    from proxysite.asgi import application
+
+    assert get_resolver().url_patterns
+
+    return Site(app=application, event=event, refuse=refuse, farewell=FAREWELL)
+
+
+async def event(value: Any) -> object:
+    """Commands and the schedule; their modules are no part of a cold start for requests."""
+    from proxysite import chores
+
+    return await chores.answer(value)
+
+
+async def refuse(exc: BaseException, send: Send) -> None:
+    """A request that raised before its response: an error in OpenAI's shape, without a word of the exception."""
+    error: GatewayError = InternalError("The server had an error while processing your request.")
+    if isinstance(exc, TimeoutError):
+        error = Overloaded("The time that one request may take here is over.", code="deadline_exceeded")
+    await answer_error(error, send)

@@ -1,0 +1,39 @@
+"""Why this process must not serve: said before the first request, whichever server it is that starts."""
+
+from django.conf import settings
+
+from providers import keys, overlay
+from providers.configfile import ConfigError
+from proxysite.env import Problem
+
+SQLITE = "django.db.backends.sqlite3"
+
+
+def problems() -> tuple[Problem, ...]:
+    """None in development, whose own warnings say it."""
+    if settings.DEBUG:
+        return ()
+    return (*settings.SECRETS.problems, *database_problems(), *configuration_problems())
+
+
+def database_problems() -> tuple[Problem, ...]:
+    """A SQLite file on Lambda is one for each environment, and dies with it."""
+    if settings.ON_LAMBDA and settings.DATABASES["default"]["ENGINE"] == SQLITE:
+        hint = "Name a PostgreSQL database, or leave it out: the stateless mode needs none."
+        return (Problem("DATABASE_URL", "is a SQLite file, which AWS Lambda does not keep", hint),)
+    return ()
+
+
+def configuration_problems() -> tuple[Problem, ...]:
+    """Keys that anyone can guess; and without a database, where nothing else is configured, all that is wrong."""
+    fresh = f"Take one that was made just now: {keys.mint().token}"
+    try:
+        found = overlay.load()
+    except ConfigError as error:
+        # With a database the last good rows serve on, and the log says what is wrong.
+        wrong = error.problems if settings.GATEWAY_STATELESS else ()
+        return tuple(Problem("The configuration", f"cannot be used: {line}", "") for line in wrong)
+    weak = tuple(Problem(problem.place, problem.wrong, fresh) for problem in found.problems if problem.weak)
+    if settings.GATEWAY_STATELESS and not found.keys and not weak:
+        return (Problem(overlay.PROXY_KEY, "is not set, so that nobody could be let in", fresh),)
+    return weak
