@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from providers import dialects
-from providers.targets import AliasCard, KeyCard, ProviderCard, RouteCard, Target
+from providers.targets import AliasCard, BudgetCard, KeyCard, ProviderCard, RouteCard, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,7 @@ class Catalog:
     # The lengths that those prefixes have, longest first: a look-up a length, however many patterns there are.
     lengths: tuple[int, ...] = ()
     keys: Mapping[bytes, KeyCard] = field(default_factory=dict)  # keys from elsewhere, by digest
+    gateway_budgets: tuple[BudgetCard, ...] = ()  # of all requests together
     loaded_at: float = 0.0  # unix seconds, wall time, of the last look at the database; 0: never
 
     def match(self, model: str) -> tuple[AliasCard, str] | None:
