@@ -121,6 +121,7 @@ CONTENT_SECURITY_POLICY = {
 
 # --- the gateway -----------------------------------------------------------------------------------------------------
 GATEWAY_CONFIG = env.text("GATEWAY_CONFIG")
+GATEWAY_BUDGET = env.text("GATEWAY_BUDGET")
 GATEWAY_PRIVATE_UPSTREAMS = env.words("GATEWAY_PRIVATE_UPSTREAMS")
 GATEWAY_TRUSTED_PROXY_HOPS = env.number("GATEWAY_TRUSTED_PROXY_HOPS", 0)
 OPENAI_SERVER_URL = env.text("OPENAI_SERVER_URL")

@@ -8,28 +8,42 @@ from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils import timezone
 
-from providers import overlay
+from providers import allowances, overlay
 from providers.admin.ownership import OwnedAdmin
-from providers.forms import ClientKeyForm
-from providers.models import ClientKey
+from providers.keyforms import ClientKeyForm
+from providers.models import ClientKey, settings_of
+
+FACTS = ("id", "ends_with", "foreign", "created_at", "source")
+ALLOWANCES = [
+    ("What it may ask for", {"fields": ("aliases", "endpoints", "max_tokens", "max_n", "cidrs")}),
+    ("Limits", {"fields": tuple(allowances.LIMITS)}),
+    ("Money", {"fields": (*allowances.BUDGET, "unknown_price", "tags")}),
+    (
+        "Each end user",
+        {
+            "fields": ("end_user_rpm", "end_user_tpm", "end_user_concurrency", "end_user_budget"),
+            "classes": ("collapse",),
+        },
+    ),
+]
 
 
 @admin.register(ClientKey)
 class ClientKeyAdmin(OwnedAdmin):
     form = ClientKeyForm
-    list_display = ("name", "public_id", "alias_names", "state", "expires_at", "created_at", "source")
-    list_filter = ("enabled", "source")
+    list_display = ("name", "public_id", "team", "alias_names", "state", "expires_at", "created_at", "source")
+    list_filter = ("enabled", "team", "source")
+    list_select_related = ("team",)
     search_fields = ("name", "id", "last_four")
     actions = ("enable", "disable", "revoke")
-    fields = ("name", "aliases", "expires_at", "enabled")
 
-    def get_fields(self, request: HttpRequest, obj: ClientKey | None = None) -> tuple[str, ...]:
-        if obj is None:
-            return ("name", "aliases", "expires_at")
-        return (*self.fields, "id", "ends_with", "foreign", "created_at", "source")
+    def get_fieldsets(self, request: HttpRequest, obj: ClientKey | None = None) -> Any:
+        first = ("name", "team", "expires_at") if obj is None else ("name", "team", "expires_at", "enabled")
+        sets: list[Any] = [(None, {"fields": first}), *ALLOWANCES]
+        return sets if obj is None else [*sets, ("The key itself", {"fields": FACTS})]
 
     def get_readonly_fields(self, request: HttpRequest, obj: ClientKey | None = None) -> tuple[str, ...]:
-        return () if obj is None else ("id", "ends_with", "foreign", "created_at", "source")
+        return () if obj is None else FACTS
 
     @admin.display(description="ends with")
     def ends_with(self, row: ClientKey) -> str:
@@ -61,7 +75,8 @@ class ClientKeyAdmin(OwnedAdmin):
         if change:
             super().save_model(request, obj, form, change)
             return
-        made, token = ClientKey.objects.mint(obj.name, aliases=obj.aliases, expires_at=obj.expires_at)
+        given = {**settings_of(obj, allowances.KEY), "team": obj.team}
+        made, token = ClientKey.objects.mint(obj.name, aliases=obj.aliases, expires_at=obj.expires_at, **given)
         # The page's object becomes the row that was made; the token lives as long as this request.
         obj.__dict__.update(made.__dict__)
         request.minted_token = token  # type: ignore[attr-defined]
