@@ -15,6 +15,7 @@ from django.conf import settings
 from django.db import close_old_connections, connection, connections
 
 from gateway.errors import Overloaded, StreamInterrupted, Unauthorized
+from gateway.limits.limiter import Limiter
 from gateway.process import Process
 from gateway.upstream import Upstream
 from ledger.journal import Journal
@@ -65,7 +66,8 @@ class Engine:
         await self.sql(self.reader.load)
         self.journal = Journal((self.data_dir or Path(settings.DATA_DIR)) / "journal")
         policy = AddressPolicy(settings.GATEWAY_PRIVATE_UPSTREAMS, development=settings.DEVELOPMENT)
-        self.process = Process(upstream or Upstream(policy), self.journal, asyncio.get_running_loop().time)
+        clock = asyncio.get_running_loop().time
+        self.process = Process(upstream or Upstream(policy), self.journal, clock, Limiter(clock))
         self._tasks = [
             asyncio.create_task(self._every(TICK, self._tick)),
             asyncio.create_task(self._every(REFRESH, self._refresh)),

@@ -1,8 +1,8 @@
 """What one process of the gateway owns: upstream connections, journal, memory account, open receipts."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway.errors import GatewayError, Overloaded
 from gateway.upstream import Upstream
@@ -13,6 +13,18 @@ MAX_BUFFERED = 256 * 1024 * 1024
 
 class JournalLike(Protocol):
     def append(self, entry: Entry) -> None: ...
+
+
+class LimiterLike(Protocol):
+    """See gateway.limits; the claims and verdicts are defined there."""
+
+    estimates: Any
+
+    def take(self, claim: Any) -> Awaitable[Any]: ...
+
+    def release(self, claim: Any) -> None: ...
+
+    def correct(self, charge: Any, actual: float) -> None: ...
 
 
 class OpenReceipt(Protocol):
@@ -47,6 +59,7 @@ class Process:
     upstream: Upstream
     journal: JournalLike
     clock: Callable[[], float]  # monotonic seconds; the loop's own
+    limiter: LimiterLike
     memory: Memory = field(default_factory=Memory)
     drains: int = 0  # streams that are read to their end though their client has left
     receipts: set[OpenReceipt] = field(default_factory=set)

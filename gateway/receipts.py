@@ -49,6 +49,8 @@ class Call:
     receipt: "Receipt | None" = None
     error: GatewayError | None = None
     held: int = 0  # bytes of the body, on the process's memory account
+    caller: Callable[[], str] = str  # the address that the call comes from, "" where it is not known
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)  # for the answer, whatever it will be
 
     def take(self, size: int) -> None:
         self.process.memory.take(size)
