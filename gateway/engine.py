@@ -19,7 +19,7 @@ from gateway.limits.limiter import Limiter
 from gateway.process import Process
 from gateway.upstream import Upstream
 from ledger.journal import Journal
-from providers import catalog, keyring
+from providers import catalog, keyring, snapshot
 from providers.addresses import AddressPolicy
 from providers.targets import KeyCard
 
@@ -49,6 +49,7 @@ class Engine:
         self._sql: ThreadPoolExecutor | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._starting: asyncio.Lock | None = None
+        self._renewing: dict[str, asyncio.Task[None]] = {}  # by the key's id
 
     async def running(self) -> Process:
         if self.process is None:
@@ -81,7 +82,7 @@ class Engine:
         self.ready = False
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._renewing.values(), return_exceptions=True)
         if self.process is not None and self.journal is not None and self._sql is not None:
             await self.process.upstream.aclose()
             try:
@@ -111,7 +112,18 @@ class Engine:
                 raise Overloaded("Keys cannot be looked up now.", code="database_unavailable", retry_after=5) from None
         if not isinstance(found, KeyCard) or not found.is_live(time.time()):
             raise Unauthorized(WRONG_KEY.format(masked(token)))
+        if found.repepper and found.id not in self._renewing:
+            self._renewing[found.id] = asyncio.create_task(self._renew(found.id, token))
         return found
+
+    async def _renew(self, key_id: str, token: str) -> None:
+        """Only here is the token there to be digested anew; the request does not wait for it."""
+        try:
+            await self.sql(_paced, keyring.renew, token)
+        except Exception:
+            log.exception("repepper_failed", key=key_id)
+        finally:
+            del self._renewing[key_id]
 
     async def sql(self, job: Callable[..., T], *args: object) -> T:
         """Run one job on the process's SQL thread, its connection checked before and after."""
@@ -149,9 +161,11 @@ class Engine:
 
     def _tick(self) -> None:
         assert self.process is not None
-        now = self.process.clock()
+        now, compromised = self.process.clock(), snapshot.current().compromised
         for receipt in list(self.process.receipts):
             receipt.tick(now)
+            if compromised and receipt.key_id in compromised:
+                receipt.revoke()
 
     async def _refresh(self) -> None:
         await self.sql(self.reader.refresh)

@@ -82,6 +82,12 @@ class Unauthorized(GatewayError):
     retryable = False
 
 
+class KeyCompromised(Unauthorized):
+    """The key was found to be in wrong hands while the request was under way."""
+
+    outcome = "key_compromised"
+
+
 class Forbidden(GatewayError):
     status = 403
     type = "invalid_request_error"

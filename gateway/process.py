@@ -30,9 +30,14 @@ class LimiterLike(Protocol):
 class OpenReceipt(Protocol):
     """A request under way, as the engine sees it: its time passes, and it can be ended."""
 
+    @property
+    def key_id(self) -> str: ...
+
     def tick(self, now: float) -> None: ...
 
     def interrupt(self, error: GatewayError) -> None: ...
+
+    def revoke(self) -> None: ...
 
 
 class Memory:

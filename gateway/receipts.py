@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 import structlog
 
 from gateway.asks import Ask
-from gateway.errors import GatewayError, InternalError, LedgerUnavailable
+from gateway.errors import GatewayError, InternalError, KeyCompromised, LedgerUnavailable
 from gateway.process import Process
 from gateway.replies import BYTES_PER_TOKEN
 from ledger.entries import Opened, Settled
@@ -100,6 +100,7 @@ class Receipt:
     on_deadline: Callable[[], GatewayError] | None = None
     total_deadline: float = float("inf")
     interruption: GatewayError | None = None
+    revoked: bool = False
     patience: float = 0.0  # seconds: the deadline anew after the upstream has been heard
     heard: bool = False  # the upstream has sent something since the last tick
     writing: bool = False  # the client is being written to; the upstream's silence does not count then
@@ -114,6 +115,10 @@ class Receipt:
     @property
     def process(self) -> Process:
         return self.call.process
+
+    @property
+    def key_id(self) -> str:
+        return self.call.key.id if self.call.key else ""
 
     async def __aenter__(self) -> Self:
         return self
@@ -182,6 +187,12 @@ class Receipt:
             self.interruption = error
             self.disarm()
             self.call.task.cancel()
+
+    def revoke(self) -> None:
+        """Called by the engine while the key is known to be compromised: end the request, once."""
+        if not self.revoked:
+            self.revoked = True
+            self.interrupt(KeyCompromised("This API key has been revoked."))
 
     def interrupted(self) -> GatewayError | None:
         """Called on CancelledError: the tick's error, with the cancellation taken back, or None if it was another's."""

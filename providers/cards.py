@@ -80,6 +80,7 @@ def key_card(row: ClientKey) -> KeyCard:
         expires_at=ends_at.timestamp() if ends_at else None,
         kind=row.kind,
         principal=row.principal,
+        repepper=row.pepper_deadline is not None,
     )
     try:
         values = allowances.checked(allowances.KEY, settings_of(row, allowances.KEY))

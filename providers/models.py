@@ -10,7 +10,7 @@ from django.core.validators import MinValueValidator
 from django.db import models
 from django.utils import timezone
 
-from providers import addresses, aliases, allowances, dialects, quirks, references, timeouts, vault
+from providers import addresses, aliases, allowances, audit, dialects, quirks, references, timeouts, vault
 from providers.changes import Change, Tracked
 from providers.fields import SealedField
 from providers.ids import uuid7
@@ -48,6 +48,8 @@ class Provider(Row):
     timeouts = models.JSONField(default=dict, blank=True)
     enabled = models.BooleanField(default=True)
 
+    history = audit.history()
+
     class Meta:
         ordering = ["name"]
 
@@ -83,6 +85,8 @@ class Credential(Row):
     hint = models.CharField(max_length=20, blank=True, default="", editable=False)  # the last four characters
     enabled = models.BooleanField(default=True)
 
+    history = audit.history(without=["sealed"])
+
     class Meta:
         ordering = ["created_at", "id"]
         constraints = [models.UniqueConstraint(fields=["provider", "name"], name="credential_name")]
@@ -103,6 +107,10 @@ class Credential(Row):
     @classmethod
     def change_kinds(cls) -> Collection[str]:
         return ("provider",)
+
+    @property
+    def seal_origin(self) -> str:
+        return self.provider.origin
 
     def seal(self, secret: str) -> None:
         """Take in a token, sealed for this row and the provider's present origin; the caller saves; VaultError."""
@@ -174,6 +182,8 @@ class ModelAlias(Limited, Row):
     early_200 = models.BooleanField("early 200", default=False)
     enabled = models.BooleanField(default=True)
 
+    history = audit.history()
+
     class Meta:
         ordering = ["name"]
         verbose_name_plural = "model aliases"
@@ -199,6 +209,8 @@ class Route(Row):
     position = models.PositiveSmallIntegerField(default=0)
     weight = models.PositiveSmallIntegerField(default=1, validators=[MinValueValidator(1)])
 
+    history = audit.history()
+
     class Meta:
         ordering = ["position", "created_at", "id"]
 
@@ -218,6 +230,8 @@ class Team(Limited, Budgeted, Row):
 
     name = models.CharField(max_length=100, unique=True)
     enabled = models.BooleanField(default=True)
+
+    history = audit.history()
 
     class Meta:
         ordering = ["name"]
@@ -272,6 +286,8 @@ class ClientKey(Limited, Budgeted, Row):
     pepper_deadline = models.DateTimeField(null=True, blank=True, editable=False)
 
     objects: ClassVar[ClientKeyManager] = ClientKeyManager()
+
+    history = audit.history(without=["digest", "pepper_id", "pepper_deadline"])
 
     class Meta:
         ordering = ["-created_at"]

@@ -60,7 +60,8 @@ class Rows:
         self.teams = {row.name: row for row in Team.objects.all()}
         self.keys: dict[str, ClientKey] = {}
         self.ambiguous_keys: set[str] = set()
-        for row in ClientKey.objects.select_related("team").order_by("created_at", "id"):
+        # A key that was rotated has the name of its successor, which holds the settings from then on.
+        for row in ClientKey.objects.filter(successor=None).select_related("team").order_by("created_at", "id"):
             if row.name in self.keys:
                 self.ambiguous_keys.add(row.name)
             self.keys[row.name] = row

@@ -129,6 +129,7 @@ class KeyCard:
     expires_at: float | None = None  # unix seconds, wall time
     kind: str = "secret"
     principal: str = ""
+    repepper: bool = False  # its digest is to be made anew, under the pepper for writing
     limits: Limits = field(default_factory=Limits)
     end_user_limits: Limits = field(default_factory=Limits)  # of each end user of this key
     team: TeamCard | None = None

@@ -29,6 +29,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "django_object_actions",
+    "simple_history",
     "csp",
     "ninja",
     "providers.apps.ProvidersConfig",
@@ -45,6 +46,7 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
+    "simple_history.middleware.HistoryRequestMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
 TEMPLATES = [
@@ -118,6 +120,9 @@ CONTENT_SECURITY_POLICY = {
         "frame-ancestors": ["'none'"],
     }
 }
+
+# What an old record says of a row is there to read; putting it back would bring back limits and keys unseen.
+SIMPLE_HISTORY_REVERT_DISABLED = True
 
 # --- the gateway -----------------------------------------------------------------------------------------------------
 GATEWAY_CONFIG = env.text("GATEWAY_CONFIG")

@@ -5,10 +5,11 @@ import os
 from datetime import datetime
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from providers import spans
+from providers.audit import ActingCommand
 from providers.managers import KeyRefused
 from providers.models import ClientKey, Team
 
@@ -16,7 +17,7 @@ SETTINGS = ("rpm", "burst", "tpm", "concurrency", "budget", "max_tokens", "max_n
 LISTS = {"endpoints": "endpoint", "cidrs": "cidr"}
 
 
-class Command(BaseCommand):
+class Command(ActingCommand):
     help = "Create a client key, or take over one that is in use already; a new key is shown once."
 
     def add_arguments(self, parser: CommandParser) -> None:
