@@ -8,6 +8,7 @@ from gateway.asks import Ask
 from gateway.errors import BadRequest, Overloaded, ScopeRefused, Unauthorized, UnknownModel
 from gateway.limits.claims import TOKENS, Charge, Claim, claim
 from gateway.receipts import Receipt
+from gateway.spending import reserve
 from providers import callers, snapshot
 from providers.targets import AliasCard, KeyCard, Target
 
@@ -46,8 +47,10 @@ async def admit(ask: Ask, receipt: Receipt) -> Grant:
             retry_after=30,
         )
     await take_limits(key, alias, ask, receipt)
+    terms = await reserve(key, alias, targets, receipt, config)
+    receipt.ask = terms.ask
     receipt.admit(alias.name)
-    return Grant(ask, alias, targets, receipt)
+    return Grant(terms.ask, alias, terms.targets, receipt)
 
 
 def check_address(key: KeyCard, caller: str) -> None:
@@ -99,7 +102,7 @@ def give_back(taken: Claim, receipt: Receipt) -> None:
     for charge in taken.charges:
         actual = used(charge, receipt)
         if actual != charge.cost:
-            limiter.correct(charge, actual)
+            limiter.correct(taken, charge, actual)
 
 
 def used(charge: Charge, receipt: Receipt) -> float:

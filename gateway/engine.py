@@ -5,8 +5,9 @@ All SQL of the gateway's process runs on one thread, one job at a time; the even
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,10 +16,13 @@ from django.conf import settings
 from django.db import close_old_connections, connection, connections
 
 from gateway.errors import Overloaded, StreamInterrupted, Unauthorized
-from gateway.limits.limiter import Limiter
+from gateway.limits.limiter import BEAT, Limiter
 from gateway.process import Process
 from gateway.upstream import Upstream
+from ledger.budgets import Budgets
 from ledger.journal import Journal
+from ledger.ownprices import OwnPrices
+from ledger.pricebook import PriceBook
 from providers import catalog, keyring, snapshot
 from providers.addresses import AddressPolicy
 from providers.targets import KeyCard
@@ -33,6 +37,8 @@ DRAIN = 0.25
 DRAIN_LINES = 500
 ADOPT = 5.0
 BETWEEN_COMMITS = 0.005  # four SQLite writers: p99 of a commit 11 ms with this pause, 107 ms without
+# Seconds for which a request may wait for a lease. SQLite's lock is another process's commit, and soon over.
+BUDGET_WAIT = {"sqlite": 5.5}
 WRONG_KEY = "Incorrect API key provided: {}. Ask whoever runs this gateway for a key."
 
 
@@ -49,6 +55,8 @@ class Engine:
         self._sql: ThreadPoolExecutor | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._starting: asyncio.Lock | None = None
+        self._drained_at = float("-inf")  # all that was settled before has its row
+        self._failing: set[str] = set()
         self._renewing: dict[str, asyncio.Task[None]] = {}  # by the key's id
 
     async def running(self) -> Process:
@@ -68,12 +76,20 @@ class Engine:
         self.journal = Journal((self.data_dir or Path(settings.DATA_DIR)) / "journal")
         policy = AddressPolicy(settings.GATEWAY_PRIVATE_UPSTREAMS, development=settings.DEVELOPMENT)
         clock = asyncio.get_running_loop().time
-        self.process = Process(upstream or Upstream(policy), self.journal, clock, Limiter(clock))
+        self.limiter = Limiter(clock, partial(self.sql, _paced))
+        await self.limiter.join()
+        budgets = Budgets(self.sql, clock, wait=BUDGET_WAIT.get(connection.vendor, 0.9))
+        prices = PriceBook(OwnPrices())
+        self.process = Process(upstream or Upstream(policy), self.journal, clock, self.limiter, prices, budgets)
+        await self._price()
         self._tasks = [
             asyncio.create_task(self._every(TICK, self._tick)),
             asyncio.create_task(self._every(REFRESH, self._refresh)),
             asyncio.create_task(self._every(DRAIN, self._drain)),
             asyncio.create_task(self._every(ADOPT, self._adopt)),
+            asyncio.create_task(self._every(BEAT, self._beat)),
+            asyncio.create_task(self._every(TICK, self._tend)),
+            asyncio.create_task(self._every(REFRESH, self._price)),
         ]
         self.draining, self.ready = False, True
 
@@ -88,6 +104,9 @@ class Engine:
             try:
                 while await self.sql(self.journal.drain, DRAIN_LINES):
                     pass
+                if self.process.budgets is not None:
+                    await self.process.budgets.close()
+                await self.limiter.leave()
             except Exception:
                 log.exception("last_drain_failed")
             self.journal.close()
@@ -166,6 +185,7 @@ class Engine:
             receipt.tick(now)
             if compromised and receipt.key_id in compromised:
                 receipt.revoke()
+        self.limiter.tick()
 
     async def _refresh(self) -> None:
         await self.sql(self.reader.refresh)
@@ -173,9 +193,37 @@ class Engine:
     async def _drain(self) -> None:
         journal = self.journal
         assert journal is not None
+        assert self.process is not None
+        began = self.process.clock()
         if journal.pending:
             while await self.sql(_paced, journal.drain, DRAIN_LINES) >= DRAIN_LINES:
                 pass
+        if not journal.away:
+            self._drained_at = began
+
+    async def _tend(self) -> None:
+        assert self.process is not None
+        budgets = self.process.budgets
+        if budgets is not None:
+            await self._without_noise("budgets", budgets.tend(self._drained_at))
+
+    async def _beat(self) -> None:
+        await self._without_noise("limits", self.limiter.beat())
+
+    async def _price(self) -> None:
+        assert self.process is not None
+        await self._without_noise("prices", self.sql(self.process.prices.refresh, snapshot.current()))
+
+    async def _without_noise(self, name: str, job: Awaitable[object]) -> None:
+        """What fails every second while the database is away is said once."""
+        try:
+            await job
+        except Exception as error:
+            if name not in self._failing:
+                self._failing.add(name)
+                log.warning("background_job_failed", job=name, error=type(error).__name__)
+        else:
+            self._failing.discard(name)
 
     async def _adopt(self) -> None:
         assert self.journal is not None

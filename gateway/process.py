@@ -6,7 +6,9 @@ from typing import Any, Protocol
 
 from gateway.errors import GatewayError, Overloaded
 from gateway.upstream import Upstream
+from ledger.budgets import Budgets
 from ledger.entries import Entry
+from ledger.pricebook import PriceBook
 
 MAX_BUFFERED = 256 * 1024 * 1024
 
@@ -24,7 +26,7 @@ class LimiterLike(Protocol):
 
     def release(self, claim: Any) -> None: ...
 
-    def correct(self, charge: Any, actual: float) -> None: ...
+    def correct(self, claim: Any, charge: Any, actual: float) -> None: ...
 
 
 class OpenReceipt(Protocol):
@@ -65,6 +67,8 @@ class Process:
     journal: JournalLike
     clock: Callable[[], float]  # monotonic seconds; the loop's own
     limiter: LimiterLike
+    prices: PriceBook = field(default_factory=PriceBook)
+    budgets: Budgets | None = None  # None: there is no database to keep them in
     memory: Memory = field(default_factory=Memory)
     drains: int = 0  # streams that are read to their end though their client has left
     receipts: set[OpenReceipt] = field(default_factory=set)

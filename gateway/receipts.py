@@ -13,9 +13,10 @@ from typing import Any, Self, TypeVar
 import structlog
 
 from gateway.asks import Ask
+from gateway.bills import Bill
 from gateway.errors import GatewayError, InternalError, KeyCompromised, LedgerUnavailable
 from gateway.process import Process
-from gateway.replies import BYTES_PER_TOKEN
+from ledger import counting
 from ledger.entries import Opened, Settled
 from ledger.journal import JournalError
 from ledger.usage import Usage
@@ -107,6 +108,7 @@ class Receipt:
     # Set by a stream: called by the tick; keeps a silent connection alive and cuts one whose client does not read.
     on_tick: Callable[[float], None] | None = None
     give_back: list[Callable[[], None]] = field(default_factory=list)
+    bill: Bill = field(default_factory=Bill)
     admitted: bool = False
     settled: bool = False
     outcome: str = ""  # once settled
@@ -144,6 +146,11 @@ class Receipt:
             alias=alias,
             model=ask.model,
             stream=ask.stream,
+            team=key.team.id if key and key.team else "",
+            team_name=key.team.name if key and key.team else "",
+            end_user=ask.end_user,
+            reserved=self.bill.reserved,
+            charges=self.bill.charges(),
         )
         try:
             self.process.journal.append(opened)
@@ -222,6 +229,7 @@ class Receipt:
         for undo in reversed(self.give_back):
             undo()
         if not self.admitted:
+            self.bill.release()
             return
         try:
             self.process.journal.append(self._line(outcome, error))
@@ -233,12 +241,14 @@ class Receipt:
         """A call that was cut off before its answer may have been billed for what it had sent."""
         last = self.attempts[-1] if self.attempts else None
         if self.usage is None and last is not None and last.sent and last.outcome in CUT_OFF:
-            self.usage, self.usage_source = Usage(tokens_in=-(-self.ask.size // BYTES_PER_TOKEN)), "estimated"
+            self.usage, self.usage_source = Usage(counting.prompt_tokens(self.ask.fields)), "estimated"
 
     def _line(self, outcome: str, error: GatewayError | None) -> Settled:
         call, key, ask = self.call, self.call.key, self.ask
         last = self.attempts[-1].target if self.attempts else None
         usage = self.usage or NO_USAGE
+        sent = any(attempt.sent for attempt in self.attempts)
+        cost, source = self.bill.cost(last, self.usage, sent=sent)
         without_head = error.status if error else STATUS_CLIENT_CLOSED if outcome == "client_cancelled" else 200
         return Settled(
             id=call.id,
@@ -255,7 +265,7 @@ class Receipt:
             provider=last.provider.name if last else "",
             upstream_model=last.model if last else "",
             attempts=[attempt.row() for attempt in self.attempts],
-            sent=any(attempt.sent for attempt in self.attempts),
+            sent=sent,
             tokens_in=usage.tokens_in,
             tokens_out=usage.tokens_out,
             tokens_cached=usage.tokens_cached,
@@ -265,6 +275,18 @@ class Receipt:
             ttft_ms=None if self.ttft is None else round(self.ttft * 1000),
             duration_ms=round((self.process.clock() - call.started) * 1000),
             upstream_request_id=self.upstream_request_id,
+            team=key.team.id if key and key.team else "",
+            team_name=key.team.name if key and key.team else "",
+            end_user=ask.end_user,
+            reserved=self.bill.reserved,
+            charges=self.bill.settle(cost),
+            cost=cost,
+            price_source=source,
+            credits=usage.credits,
+            tokens_audio_in=usage.tokens_audio_in,
+            tokens_audio_out=usage.tokens_audio_out,
+            images=usage.images,
+            media_ms=usage.media_ms,
         )
 
 

@@ -90,9 +90,13 @@ class PriceBook:
         card = self._cards.get((provider.id, model, alias))
         return MISSING if card is None else card.at(when)
 
-    def resolve(self, places: Iterable[tuple[ProviderCard, str, str]]) -> None:
-        """Look for the prices of (provider, model, alias), which are known from then on."""
-        self._add(self._cards, places)
+    def resolve(self, places: Sequence[tuple[ProviderCard, str, str]]) -> dict[Place, Card]:
+        """Look for the prices of (provider, model, alias), which are known from then on, and give them."""
+        found: dict[Place, Card] = {}
+        self._add(found, places)
+        self._trim(len(found))
+        self._cards.update(found)
+        return found
 
     def refresh(self, catalog: Catalog) -> None:
         """Read the operator's prices if they have changed; look for those of routes that are new. Errors are raised,
@@ -105,7 +109,7 @@ class PriceBook:
         if rows is not None:
             self._own = tuple(sorted(rows, key=lambda row: row.rank, reverse=True))
         places = {(card.id, model, alias): card for card, model, alias in routes(catalog)}
-        asked = {key: catalog.providers[key[0]] for key in self._cards if key[0] in catalog.providers}
+        asked = {key: catalog.providers[key[0]] for key in tuple(self._cards) if key[0] in catalog.providers}
         cards: dict[Place, Card] = {}
         self._add(cards, ((card, key[1], key[2]) for key, card in {**asked, **places}.items()))
         self._cards, self._seen, self._looked_at = cards, seen, self._wall()
@@ -113,9 +117,12 @@ class PriceBook:
     def _add(self, cards: dict[Place, Card], places: Iterable[tuple[ProviderCard, str, str]]) -> None:
         now = datetime.fromtimestamp(self._wall(), UTC)
         for provider, model, alias in places:
-            while len(cards) >= self._capacity:
-                cards.pop(next(iter(cards)))
             cards[provider.id, model, alias] = self.card(provider.name, provider.base_url, model, alias, now)
+
+    def _trim(self, new: int) -> None:
+        """Names come from clients, under patterns: those that were found first make way."""
+        while self._cards and len(self._cards) + new > self._capacity:
+            self._cards.pop(next(iter(self._cards)), None)
 
     def card(self, provider: str, base_url: str, model: str, alias: str, now: datetime) -> Card:
         own = tuple(row for row in self._own if row.holds_for(provider, model, alias))

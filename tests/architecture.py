@@ -18,8 +18,8 @@ OUTSIDE = ("bench", "tests")
 GATEWAY_ORDER = (
     *("errors", "sse", "routing", "echo", "heads"),
     *("asks", "refusals", "answers", "replies", "transport", "upstream", "probe"),
-    *("process", "receipts", "access", "bodies"),
-    "limits",
+    *("process", "bills", "receipts", "access", "bodies"),
+    *("limits", "spending"),
     "admission",
     *("forwarding", "delivery"),
     "pipeline",
@@ -33,7 +33,7 @@ GATEWAY_ORDER = (
 PURE = (
     *(f"providers.{name}" for name in ("targets", "secret", "ids", "keys", "vault", "quirks", "addresses", "presets")),
     "providers.dialects",
-    *(f"ledger.{name}" for name in ("entries", "usage")),
+    *(f"ledger.{name}" for name in ("entries", "usage", "money", "prices", "builtin", "pricebook", "counting")),
 )
 
 FORBIDDEN_STEMS = frozenset({"utils", "util", "helpers", "helper", "common", "core", "services", "misc"})
