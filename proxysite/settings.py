@@ -1,5 +1,7 @@
 """All settings, from the environment (docs/settings.md). What an operator edits is a row in the admin, not here."""
 
+from typing import Any
+
 from proxysite import env
 
 BASE_DIR = env.BASE_DIR
@@ -30,6 +32,7 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "django_object_actions",
     "simple_history",
+    "django_ratelimit",
     "csp",
     "ninja",
     "providers.apps.ProvidersConfig",
@@ -96,6 +99,18 @@ else:
     DATABASES["default"].setdefault("OPTIONS", {}).update(
         {"connect_timeout": 5, "keepalives_idle": 30, "tcp_user_timeout": 3000}
     )
+
+# --- counters of attempts: whole numbers only, whoever holds them --------------------------------------------------
+REDIS_URL = env.text("REDIS_URL")
+CACHES: dict[str, dict[str, Any]] = {
+    "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+    "ratelimit": {"BACKEND": "proxysite.counters.SqlCounters"},
+}
+if REDIS_URL:
+    CACHES["ratelimit"] = {"BACKEND": "proxysite.counters.RedisCounters", "LOCATION": REDIS_URL}
+RATELIMIT_USE_CACHE = "ratelimit"
+# That our back ends are not on the package's own list is known; that its check refuses others stays.
+SILENCED_SYSTEM_CHECKS = ["django_ratelimit.W001"]
 
 # --- safety of the pages ---------------------------------------------------------------------------------------------
 X_FRAME_OPTIONS = "DENY"

@@ -5,10 +5,12 @@ from django.urls import path, re_path
 from django.views.generic import RedirectView
 
 from gateway.api import api
-from proxysite import pages
+from proxysite import pages, signin
 
 handler404 = "proxysite.pages.not_found"
 handler500 = "proxysite.pages.server_error"
+
+admin.site.login_form = signin.GuardedSignIn
 
 urlpatterns = [
     path("admin", RedirectView.as_view(pattern_name="admin:index")),
