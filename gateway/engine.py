@@ -78,9 +78,11 @@ class Engine:
         clock = asyncio.get_running_loop().time
         self.limiter = Limiter(clock, partial(self.sql, _paced))
         await self.limiter.join()
-        budgets = Budgets(self.sql, clock, wait=BUDGET_WAIT.get(connection.vendor, 0.9))
+        budgets = Budgets(self.sql, clock, wait=BUDGET_WAIT.get(connection.vendor, 1.9))
         prices = PriceBook(OwnPrices())
-        self.process = Process(upstream or Upstream(policy), self.journal, clock, self.limiter, prices, budgets)
+        self.process = Process(
+            upstream or Upstream(policy), self.journal, clock, self.limiter, prices, budgets, self.sql
+        )
         await self._price()
         self._tasks = [
             asyncio.create_task(self._every(TICK, self._tick)),

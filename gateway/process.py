@@ -24,6 +24,8 @@ class LimiterLike(Protocol):
 
     def take(self, claim: Any) -> Awaitable[Any]: ...
 
+    def look(self, claim: Any) -> Any: ...
+
     def release(self, claim: Any) -> None: ...
 
     def correct(self, claim: Any, charge: Any, actual: float) -> None: ...
@@ -69,6 +71,7 @@ class Process:
     limiter: LimiterLike
     prices: PriceBook = field(default_factory=PriceBook)
     budgets: Budgets | None = None  # None: there is no database to keep them in
+    sql: Callable[..., Awaitable[Any]] | None = None  # runs a blocking job on the SQL thread
     memory: Memory = field(default_factory=Memory)
     drains: int = 0  # streams that are read to their end though their client has left
     receipts: set[OpenReceipt] = field(default_factory=set)
