@@ -7,9 +7,10 @@ taken when it is settled, and moves into the account's `spent` with the row, in 
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 import structlog
@@ -166,12 +167,7 @@ class Budgets:
             if now - purse.used_at < IDLE_SECONDS or purse.waiting:
                 continue
             if purse.free > 0 and self.trusted:
-                unused, purse.free = purse.free, 0
-                try:
-                    await self._run(leases.give, purse.place.id, purse.lease_id, unused)
-                except BaseException:
-                    purse.free += unused
-                    raise
+                await self._return(purse)
             elif not purse.holds and now - purse.used_at > CLOSED_SECONDS and drained_at > purse.used_at:
                 del self._purses[key]
                 await self._run(leases.close, purse.lease_id)
@@ -194,10 +190,11 @@ class Budgets:
         return purse
 
     async def _room(self, purse: Purse, amount: int) -> None:
-        now = purse.used_at = self._clock()
+        now = self._clock()
         if not purse.waiting and purse.free >= amount:
             purse.free -= amount
             purse.holds += 1
+            purse.used_at = now
             return
         if now < purse.refused_until and amount >= purse.refused:
             raise Exhausted(purse.place)
@@ -222,24 +219,25 @@ class Budgets:
             if purse.free >= amount:
                 self._serve(purse)
                 continue
-            granted = await self._granted(purse, amount - purse.free)
+            hoped = sum(each for each, other in purse.waiting if not other.done())
+            granted = await self._granted(purse, amount - purse.free, hoped - purse.free)
             if granted is None:
-                self._refuse_all(purse)
-                return
-            if granted:
+                self._refuse(purse, 0, Unavailable)
+            elif granted:
                 purse.free += granted
-                continue
-            purse.refused, purse.refused_until = amount, self._clock() + REFUSED_SECONDS
-            purse.waiting.pop(0)
-            if not waiter.done():
-                waiter.set_exception(Exhausted(purse.place))
+            else:
+                purse.refused, purse.refused_until = amount, self._clock() + REFUSED_SECONDS
+                self._refuse(purse, amount, partial(Exhausted, purse.place))
+                # Too little for a call here, with what lies about in other processes it may do for one.
+                with suppress(Exception):
+                    await self._return(purse)
 
-    async def _granted(self, purse: Purse, wanted: int) -> int | None:
+    async def _granted(self, purse: Purse, wanted: int, hoped: int) -> int | None:
         """Units, 0 where there is no room, None where SQL does not answer. A connection may die once; what was granted
         and not heard of is returned when the lease is closed."""
         for again in (True, False):
             try:
-                granted: int = await self._run(leases.take, purse.place, purse.lease_id, self.holder_id, wanted)
+                granted: int = await self._run(leases.take, purse.place, purse.lease_id, self.holder_id, wanted, hoped)
             except Exception as error:
                 if not again:
                     log.warning("budget_not_readable", error=type(error).__name__)
@@ -254,11 +252,22 @@ class Budgets:
         purse.used_at = self._clock()
         waiter.set_result(None)
 
-    def _refuse_all(self, purse: Purse) -> None:
-        for _, waiter in purse.waiting:
-            if not waiter.done():
-                waiter.set_exception(Unavailable())
-        purse.waiting.clear()
+    async def _return(self, purse: Purse) -> None:
+        unused, purse.free = purse.free, 0
+        if not unused:
+            return
+        try:
+            await self._run(leases.give, purse.place.id, purse.lease_id, unused)
+        except BaseException:
+            purse.free += unused
+            raise
+
+    def _refuse(self, purse: Purse, least: int, error: Callable[[], Exception]) -> None:
+        """All who wait for as much as that, or more."""
+        for amount, waiter in purse.waiting:
+            if amount >= least and not waiter.done():
+                waiter.set_exception(error())
+        purse.waiting = [one for one in purse.waiting if not one[1].done()]
 
     def _end(self, purse: Purse, back: int) -> None:
         purse.free += back

@@ -36,14 +36,16 @@ class AccountPlace:
     alert_at: tuple[int, ...] = ()
 
 
-def take(place: AccountPlace, lease_id: str, holder_id: str, wanted: int) -> int:
-    """Put at least `wanted` more on the lease, or 0 where there is no room; a multiple of it, so that equal requests
-    leave no crumbs. One conditional UPDATE decides."""
+def take(place: AccountPlace, lease_id: str, holder_id: str, wanted: int, hoped: int) -> int:
+    """Put at least `wanted` more on the lease, or 0 where there is no room; if there is room for all who wait, `hoped`.
+
+    It is a multiple of `wanted`, so that equal requests leave no crumbs. One conditional UPDATE decides.
+    """
     with transaction.atomic():
-        granted = _granted(place, wanted)
-        if granted is None:
+        granted = _granted(place, wanted, hoped)
+        if granted is None and not BudgetAccount.objects.filter(pk=place.id).exists():
             _open(place)
-            granted = _granted(place, wanted)
+            granted = _granted(place, wanted, hoped)
         if granted is None:
             return 0
         made, new = Lease.objects.get_or_create(
@@ -55,22 +57,27 @@ def take(place: AccountPlace, lease_id: str, holder_id: str, wanted: int) -> int
         return granted
 
 
-def _granted(place: AccountPlace, wanted: int) -> int | None:
+def _granted(place: AccountPlace, wanted: int, hoped: int) -> int | None:
     """None where the account is not there or has no room."""
     if wanted > place.amount:
         return None
     processes = max(1, LeaseHolder.objects.filter(seen_at__gte=Now() - timedelta(seconds=SWEPT_SECONDS)).count())
     quote = connection.ops.quote_name
     table = quote(BudgetAccount._meta.db_table)
-    # Whole requests in a twentieth of what is left, shared out among the processes, and at least one.
-    whole = "((%s - spent - reserved) / %s / %s)"
-    grant = f"(%s * CASE WHEN {whole} > 1 THEN {whole} ELSE 1 END)"
-    several = [wanted, place.amount, SHARE * processes, wanted, place.amount, SHARE * processes, wanted]
+    room = "(%s - spent - reserved)"
+    # Counted in whole requests: those that wait, as far as there is room, or a twentieth of what is left, shared out
+    # among the processes.
+    waiting = f"CASE WHEN {room} / %s < %s THEN {room} / %s ELSE %s END"
+    share = f"{room} / %s / %s"
+    grant = f"(%s * CASE WHEN {waiting} > {share} THEN {waiting} ELSE {share} END)"
+    for_waiting = [place.amount, wanted, -(-hoped // wanted), place.amount, wanted, -(-hoped // wanted)]
+    for_share = [place.amount, SHARE * processes, wanted]
+    values = [wanted, *for_waiting, *for_share, *for_waiting, *for_share]
     with connection.cursor() as cursor:
         cursor.execute(
             f"UPDATE {table} SET amount = %s, granted = {grant}, reserved = reserved + {grant} "  # noqa: S608
             "WHERE id = %s AND spent + reserved + %s <= %s RETURNING granted",
-            [place.amount, *several, *several, place.id, wanted, place.amount],
+            [place.amount, *values, *values, place.id, wanted, place.amount],
         )
         found = cursor.fetchone()
     return None if found is None else int(found[0])

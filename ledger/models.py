@@ -6,6 +6,7 @@ from django.utils import timezone
 
 from ledger.fields import MoneyField
 from ledger.storable import LENGTHS
+from providers import audit
 from providers.models import Row
 
 # What is added later has a value in the database too: a process of the version before writes rows without it.
@@ -87,6 +88,8 @@ class PriceRow(Row):
     request = models.DecimalField("per request", max_digits=14, decimal_places=8, null=True, blank=True)
     image = models.DecimalField("per image", max_digits=14, decimal_places=8, null=True, blank=True)
     second = models.DecimalField("per second", max_digits=14, decimal_places=8, null=True, blank=True)
+
+    history = audit.history()
 
     RATES = ("input", "output", "cached", "reasoning", "audio_in", "audio_out", "request", "image", "second")
 

@@ -106,13 +106,20 @@ class PriceBook:
         due = abs(self._wall() - self._looked_at) >= BUILTIN_SECONDS
         if rows is None and not due and all(map(is_, seen, self._seen)):
             return
-        if rows is not None:
-            self._own = tuple(sorted(rows, key=lambda row: row.rank, reverse=True))
+        self._take_own(rows)
         places = {(card.id, model, alias): card for card, model, alias in routes(catalog)}
         asked = {key: catalog.providers[key[0]] for key in tuple(self._cards) if key[0] in catalog.providers}
         cards: dict[Place, Card] = {}
         self._add(cards, ((card, key[1], key[2]) for key, card in {**asked, **places}.items()))
         self._cards, self._seen, self._looked_at = cards, seen, self._wall()
+
+    def read_own(self) -> None:
+        """Read the operator's prices alone, for `card`."""
+        self._take_own(self._rows() if self._rows is not None else None)
+
+    def _take_own(self, rows: Sequence[OwnPrice] | None) -> None:
+        if rows is not None:
+            self._own = tuple(sorted(rows, key=lambda row: row.rank, reverse=True))
 
     def _add(self, cards: dict[Place, Card], places: Iterable[tuple[ProviderCard, str, str]]) -> None:
         now = datetime.fromtimestamp(self._wall(), UTC)
