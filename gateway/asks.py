@@ -148,7 +148,8 @@ def _end_user(fields: Fields) -> str:
     """https://platform.openai.com/docs/api-reference/chat/create: `safety_identifier` takes the place of `user`."""
     for value in (fields.safety_identifier, fields.user):
         if value:
-            return (value if isinstance(value, str) else _encode(value).decode())[:MAX_END_USER_CHARS]
+            name = value if isinstance(value, str) else _encode(value).decode()
+            return name[:MAX_END_USER_CHARS].replace("\0", "\N{REPLACEMENT CHARACTER}")  # PostgreSQL stores no NUL
     return ""
 
 

@@ -42,6 +42,7 @@ class Claim:
     holder: str  # the request id
     slots: list[Slot] = field(default_factory=list)
     charges: list[Charge] = field(default_factory=list)
+    alone: "Claim | None" = None  # this process's share of it, taken while the shared store was away
 
     def __bool__(self) -> bool:
         return bool(self.slots or self.charges)

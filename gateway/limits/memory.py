@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from gateway.limits import gcra
-from gateway.limits.claims import Charge, Claim, Slot, Standing, Verdict, standing
+from gateway.limits.claims import Charge, Claim, Standing, Verdict, standing
 
 MAX_BUCKETS = 50_000
 
@@ -70,9 +70,6 @@ class MemoryLimiter:
         now = self.clock()
         return standing(charge.rate, self._tats.get(charge.bucket, now), now)
 
-    def used(self, slot: Slot) -> int:
-        return self._used.get(slot.bucket, 0)
-
     # --- moving to another back end and back -----------------------------------------------------------------------
 
     def debts(self) -> dict[str, float]:
@@ -80,8 +77,13 @@ class MemoryLimiter:
         now = self.clock()
         return {bucket: tat - now for bucket, tat in self._tats.items() if tat > now}
 
-    def slots(self) -> dict[str, int]:
+    def used(self) -> dict[str, int]:
+        """Places taken, of each bucket that has any."""
         return dict(self._used)
+
+    def occupy(self, used: Mapping[str, int]) -> None:
+        for bucket, count in used.items():
+            self._used[bucket] = self._used.get(bucket, 0) + count
 
     def adopt(self, debts: Mapping[str, float]) -> None:
         now = self.clock()

@@ -42,7 +42,7 @@ def test_a_place_is_taken_until_it_is_given_back() -> None:
     assert limiter.take_now(claims[2]).refused is None
     for one in claims[1:]:
         limiter.release(one)
-    assert limiter.slots() == {}
+    assert limiter.used() == {}
 
 
 def test_r42_in_memory_no_minute_lets_more_than_the_limit_and_a_burst_pass() -> None:
