@@ -15,6 +15,7 @@ import structlog
 from django.conf import settings
 from django.db import close_old_connections, connection, connections
 
+from gateway.alerts import Channels, Herald, velocity
 from gateway.errors import Overloaded, StreamInterrupted, Unauthorized
 from gateway.limits.limiter import BEAT, Limiter
 from gateway.process import Process
@@ -36,6 +37,7 @@ REFRESH = 1.0
 DRAIN = 0.25
 DRAIN_LINES = 500
 ADOPT = 5.0
+ALERT = 2.0
 BETWEEN_COMMITS = 0.005  # four SQLite writers: p99 of a commit 11 ms with this pause, 107 ms without
 # Seconds for which a request may wait for a lease. SQLite's lock is another process's commit, and soon over.
 BUDGET_WAIT = {"sqlite": 5.5}
@@ -83,6 +85,7 @@ class Engine:
         self.process = Process(
             upstream or Upstream(policy), self.journal, clock, self.limiter, prices, budgets, self.sql
         )
+        self._herald = Herald(self.process, self.sql, _channels(), time.time)
         await self._price()
         self._tasks = [
             asyncio.create_task(self._every(TICK, self._tick)),
@@ -92,6 +95,7 @@ class Engine:
             asyncio.create_task(self._every(BEAT, self._beat)),
             asyncio.create_task(self._every(TICK, self._tend)),
             asyncio.create_task(self._every(REFRESH, self._price)),
+            asyncio.create_task(self._every(ALERT, self._alert)),
         ]
         self.draining, self.ready = False, True
 
@@ -216,6 +220,9 @@ class Engine:
         assert self.process is not None
         await self._without_noise("prices", self.sql(self.process.prices.refresh, snapshot.current()))
 
+    async def _alert(self) -> None:
+        await self._without_noise("alerts", self._herald.tell())
+
     async def _without_noise(self, name: str, job: Awaitable[object]) -> None:
         """What fails every second while the database is away is said once."""
         try:
@@ -230,6 +237,12 @@ class Engine:
     async def _adopt(self) -> None:
         assert self.journal is not None
         await self.sql(_paced, self.journal.adopt)
+
+
+def _channels() -> Channels:
+    return Channels(
+        settings.GATEWAY_ALERT_WEBHOOK, settings.GATEWAY_ALERT_EMAILS, velocity(settings.GATEWAY_ALERT_VELOCITY)
+    )
 
 
 def masked(token: str) -> str:

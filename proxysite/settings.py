@@ -142,6 +142,12 @@ SIMPLE_HISTORY_REVERT_DISABLED = True
 # --- the gateway -----------------------------------------------------------------------------------------------------
 GATEWAY_CONFIG = env.text("GATEWAY_CONFIG")
 GATEWAY_BUDGET = env.text("GATEWAY_BUDGET")
+GATEWAY_ALERT_WEBHOOK = env.text("GATEWAY_ALERT_WEBHOOK")
+GATEWAY_ALERT_EMAILS = env.words("GATEWAY_ALERT_EMAILS")
+GATEWAY_ALERT_VELOCITY = env.text("GATEWAY_ALERT_VELOCITY")
+DEFAULT_FROM_EMAIL = env.text("GATEWAY_ALERT_FROM", "llm-gateway@localhost")
+vars().update(env.reader.email_url("GATEWAY_EMAIL_URL", default="smtp://localhost:25"))
+EMAIL_TIMEOUT = 10
 GATEWAY_PRIVATE_UPSTREAMS = env.words("GATEWAY_PRIVATE_UPSTREAMS")
 GATEWAY_TRUSTED_PROXY_HOPS = env.number("GATEWAY_TRUSTED_PROXY_HOPS", 0)
 OPENAI_SERVER_URL = env.text("OPENAI_SERVER_URL")

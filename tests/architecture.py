@@ -25,7 +25,7 @@ GATEWAY_ORDER = (
     "pipeline",
     "endpoints",
     "api",
-    *("engine", "asgi"),
+    *("alerts", "engine", "asgi"),
     *("models", "apps", "management"),
 )
 
