@@ -103,7 +103,6 @@ class TrackedQuerySet(models.QuerySet[T]):
             record(stored_targets(self.model, [row.pk for row in rows], using=using), using=using)
             count = super().bulk_update(rows, *args, **kwargs)
             record((row.change_target() for row in rows), using=using)
-            audit.note(self.model, [row.pk for row in rows], using=using)
             return count
 
     @property
