@@ -70,7 +70,8 @@ def _granted(place: AccountPlace, wanted: int, hoped: int) -> int | None:
     waiting = f"CASE WHEN {room} / %s < %s THEN {room} / %s ELSE %s END"
     share = f"{room} / %s / %s"
     grant = f"(%s * CASE WHEN {waiting} > {share} THEN {waiting} ELSE {share} END)"
-    for_waiting = [place.amount, wanted, -(-hoped // wanted), place.amount, wanted, -(-hoped // wanted)]
+    calls = max(1, -(-hoped // wanted))
+    for_waiting = [place.amount, wanted, calls, place.amount, wanted, calls]
     for_share = [place.amount, SHARE * processes, wanted]
     values = [wanted, *for_waiting, *for_share, *for_waiting, *for_share]
     with connection.cursor() as cursor:

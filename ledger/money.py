@@ -6,7 +6,6 @@ SQLite has no decimals: it would add them up as floating-point numbers, and a li
 from decimal import ROUND_CEILING, ROUND_HALF_UP, Context, Decimal
 
 PLACES = 10
-UNIT = Decimal(1).scaleb(-PLACES)
 LARGEST = 2**63 - 1  # units, about 922 million dollars
 ZERO = Decimal(0)
 # Of its own: the usual context of a thread may be changed by anyone, and has 28 digits.

@@ -1,15 +1,14 @@
 """What a call costs (pure): Decimal US dollars from its usage and a price. An unknown price is None and never 0."""
 
 from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Context, Decimal
+from decimal import Decimal
 from typing import Final
 
-from ledger.money import UNIT, ZERO
+from ledger.money import ZERO, rounded
 from ledger.usage import Usage
 
 MILLION: Final = Decimal(1_000_000)
 THOUSAND: Final = Decimal(1000)
-_CONTEXT = Context(prec=60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ def cost(usage: Usage, price: Price) -> Decimal | None:
         elif not price.is_otherwise_charged:
             return None
     total = total / MILLION + _beside_tokens(price, usage.images, usage.media_ms)
-    return total.quantize(UNIT, ROUND_HALF_UP, _CONTEXT)
+    return rounded(total)
 
 
 def worst(price: Price, tokens_in: int, tokens_out: int, *, images: int = 0, media_ms: int = 0) -> Decimal | None:

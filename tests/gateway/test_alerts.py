@@ -107,9 +107,7 @@ async def test_a_webhook_that_refuses_is_told_again_and_the_calls_go_on(
     assert {request.json()["id"] for request in ear.requests} == {alert.id}
 
 
-async def test_a_key_that_spends_too_fast_is_told_of_once_a_window(
-    alarmed: Door, scripted: ScriptedUpstream
-) -> None:
+async def test_a_key_that_spends_too_fast_is_told_of_once_a_window(alarmed: Door, scripted: ScriptedUpstream) -> None:
     scripted.default = json_answer(golden.COMPLETION)
     async with alarmed.http() as http:
         for _ in range(3):
