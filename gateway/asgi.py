@@ -93,7 +93,7 @@ class GatewayHandler(ASGIHandler):
         if self.engine.draining:
             raise Overloaded("The gateway is shutting down.", code="shutting_down")
         head = heads.read(scope)
-        call.key = await self.engine.authenticate(head.token)
+        call.key = await self.engine.authenticate(head.token, call.caller)
         if call.key.cidrs:
             check_address(call.key, call.caller())
         if head.content_encoding not in (b"", b"identity"):

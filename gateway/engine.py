@@ -20,11 +20,12 @@ from gateway.errors import Overloaded, StreamInterrupted, Unauthorized
 from gateway.limits.limiter import BEAT, Limiter
 from gateway.process import Process
 from gateway.upstream import Upstream
+from gateway.wrongkeys import WrongKeys
 from ledger.budgets import Budgets
 from ledger.journal import Journal
 from ledger.ownprices import OwnPrices
 from ledger.pricebook import PriceBook
-from providers import catalog, keyring, snapshot
+from providers import callers, catalog, keyring, keys, snapshot
 from providers.addresses import AddressPolicy
 from providers.targets import KeyCard
 
@@ -41,6 +42,7 @@ ALERT = 2.0
 BETWEEN_COMMITS = 0.005  # four SQLite writers: p99 of a commit 11 ms with this pause, 107 ms without
 # Seconds for which a request may wait for a lease. SQLite's lock is another process's commit, and soon over.
 BUDGET_WAIT = {"sqlite": 5.5}
+MAX_COUNTING = 100  # wrong keys that wait for being counted; beyond it they are refused uncounted
 WRONG_KEY = "Incorrect API key provided: {}. Ask whoever runs this gateway for a key."
 
 
@@ -59,6 +61,8 @@ class Engine:
         self._starting: asyncio.Lock | None = None
         self._drained_at = float("-inf")  # all that was settled before has its row
         self._failing: set[str] = set()
+        self.wrong_keys = WrongKeys()
+        self._counting: set[asyncio.Task[None]] = set()
         self._renewing: dict[str, asyncio.Task[None]] = {}  # by the key's id
 
     async def running(self) -> Process:
@@ -78,7 +82,7 @@ class Engine:
         self.journal = Journal((self.data_dir or Path(settings.DATA_DIR)) / "journal")
         policy = AddressPolicy(settings.GATEWAY_PRIVATE_UPSTREAMS, development=settings.DEVELOPMENT)
         clock = asyncio.get_running_loop().time
-        self.limiter = Limiter(clock, partial(self.sql, _paced))
+        self.limiter = Limiter(clock, partial(self.sql, _paced), settings.REDIS_URL)
         await self.limiter.join()
         budgets = Budgets(self.sql, clock, wait=BUDGET_WAIT.get(connection.vendor, 1.9))
         prices = PriceBook(OwnPrices())
@@ -104,7 +108,7 @@ class Engine:
         self.ready = False
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, *self._renewing.values(), return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._renewing.values(), *self._counting, return_exceptions=True)
         if self.process is not None and self.journal is not None and self._sql is not None:
             await self.process.upstream.aclose()
             try:
@@ -122,24 +126,46 @@ class Engine:
 
     # --- what requests ask for ---------------------------------------------------------------------------------------
 
-    async def authenticate(self, token: str) -> KeyCard:
-        """The live key of that token, from memory; one look-up in SQL for one that this process has not seen."""
+    async def authenticate(self, token: str, caller: Callable[[], str] = str) -> KeyCard:
+        """The live key of that token, from memory; one look-up in SQL for one that this process has not seen.
+
+        `caller` gives the address that the call comes from. Raises Unauthorized, or RateLimited where too many wrong
+        keys have come from there.
+        """
         if not token:
             raise Unauthorized(
                 "You didn't provide an API key. Send it in the Authorization header: `Authorization: Bearer KEY`."
             )
         found: KeyCard | keyring.Verdict | None = keyring.find(token)
         if found is keyring.MISSING:
+            address = callers.network(caller())
+            self.wrong_keys.check(address)
             try:
-                found = await self.sql(keyring.load, token)
+                found = await self.sql(self._look_up, token, address)
             except Exception:
                 log.exception("key_lookup_failed")
                 raise Overloaded("Keys cannot be looked up now.", code="database_unavailable", retry_after=5) from None
+        elif found is keyring.UNKNOWN and keys.is_foreign(token):
+            self._count_guess(callers.network(caller()))
         if not isinstance(found, KeyCard) or not found.is_live(time.time()):
             raise Unauthorized(WRONG_KEY.format(masked(token)))
         if found.repepper and found.id not in self._renewing:
             self._renewing[found.id] = asyncio.create_task(self._renew(found.id, token))
         return found
+
+    def _look_up(self, token: str, address: str) -> KeyCard | None:
+        card = keyring.load(token)
+        if card is None:
+            self.wrong_keys.count(address)
+        return card
+
+    def _count_guess(self, address: str) -> None:
+        """A wrong key that needs no look-up does not wait for being counted either; raises RateLimited."""
+        self.wrong_keys.check(address)
+        if len(self._counting) < MAX_COUNTING:
+            task = asyncio.create_task(self.sql(self.wrong_keys.count, address))
+            self._counting.add(task)
+            task.add_done_callback(self._counting.discard)
 
     async def _renew(self, key_id: str, token: str) -> None:
         """Only here is the token there to be digested anew; the request does not wait for it."""

@@ -25,13 +25,14 @@ GATEWAY_ORDER = (
     "pipeline",
     "endpoints",
     "api",
-    *("alerts", "engine", "asgi"),
+    *("alerts", "wrongkeys", "engine", "asgi"),
     *("models", "apps", "management"),
 )
 
 # What can be read, tested and timed without a database: no way leads from here to django.db or to gateway.
 PURE = (
     *(f"providers.{name}" for name in ("targets", "secret", "ids", "keys", "vault", "quirks", "addresses", "presets")),
+    *(f"providers.{name}" for name in ("allowances", "callers", "spans")),
     "providers.dialects",
     *(f"ledger.{name}" for name in ("entries", "usage", "money", "prices", "builtin", "pricebook", "counting")),
 )
