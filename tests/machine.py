@@ -17,6 +17,7 @@ from psycopg import sql
 
 POSTGRES_URL = os.environ.get("TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+REDIS = ("redis-server", "valkey-server")
 LEFT_OUT = pytest.StashKey[list[str]]()
 
 
@@ -45,6 +46,14 @@ def missing_postgres() -> str:
     return ""
 
 
+def redis_path() -> str | None:
+    return next(filter(None, map(shutil.which, REDIS)), None)
+
+
+def missing_redis() -> str:
+    return "" if redis_path() else f"none of {', '.join(REDIS)} on the PATH"
+
+
 def chromium_path() -> str | None:
     return next(filter(None, map(shutil.which, CHROMIUM)), None)
 
@@ -56,6 +65,7 @@ def missing_chromium() -> str:
 NEEDS = (
     Need("node", "Node.js 18 and npm", missing_node),
     Need("postgres", "PostgreSQL", missing_postgres),
+    Need("redis", "Redis", missing_redis),
     Need("browser", "Chromium", missing_chromium),
 )
 

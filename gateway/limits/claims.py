@@ -34,6 +34,13 @@ class Charge:
     scope: str
     until: float = 0.0
 
+    def correction(self, actual: float, now: float) -> float:
+        """Seconds by which the bucket's `tat` moves, where the charge should have been `actual`."""
+        more = actual - self.cost
+        if more < 0:
+            more = -gcra.refundable(self.rate, self.until, now, -more)
+        return more * self.rate.interval
+
 
 @dataclass(slots=True)
 class Claim:

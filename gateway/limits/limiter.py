@@ -1,11 +1,12 @@
 """The limits of a process: one object for requests, and behind it the back end that counts now.
 
 A process alone counts in memory. Where another one lives, both count in SQL: the one that was there first hands over
-what it has counted, and the newcomer does not begin before that.
+what it has counted, and the newcomer does not begin before that. Where there is a Redis, all count there.
 """
 
 import asyncio
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -15,9 +16,12 @@ from gateway.limits.sql import Run, SqlLimiter
 from gateway.limits.store import Store
 from providers.ids import uuid7
 
+if TYPE_CHECKING:
+    from gateway.limits.redis import RedisLimiter
+
 log = structlog.get_logger("gateway")
 
-MEMORY, SQL = "memory", "sql"
+MEMORY, SQL, REDIS = "memory", "sql", "redis"
 BEAT = 1.0  # seconds between two signs of life
 HANDING_OVER = 2.5  # seconds that a newcomer waits for those who still count in memory
 ALONE_AFTER = 60.0  # seconds without another process after which counting in memory begins again
@@ -25,16 +29,21 @@ PRUNE_BEATS = 60
 
 
 class Limiter:
-    """`run` gives a job to the process's SQL thread; jobs are done in the order in which they are given."""
+    """`run` gives a job to the process's SQL thread; jobs are done in the order in which they are given.
 
-    def __init__(self, clock: Callable[[], float], run: Run) -> None:
+    With a `redis_url` requests are counted there from the start, and the database knows the processes only.
+    """
+
+    def __init__(self, clock: Callable[[], float], run: Run, redis_url: str = "") -> None:
         self.clock = clock
         self.run = run
         self.mode = MEMORY
         self.estimates = Estimates()
         self.store = Store(uuid7())
         self.memory = MemoryLimiter(clock)
-        self.sql = SqlLimiter(self.store, run, clock)
+        self.shared: SqlLimiter | RedisLimiter = SqlLimiter(self.store, run, clock)
+        if redis_url:
+            self.mode, self.shared = REDIS, _redis(redis_url, clock)
         self._others_at = 0.0
         self._beats = 0
 
@@ -44,12 +53,12 @@ class Limiter:
         """All that the claim names, or nothing."""
         if self.mode == MEMORY:
             return self.memory.take_now(claim)
-        return await self.sql.take(claim)
+        return await self.shared.take(claim)
 
     def look(self, claim: Claim) -> Verdict:
         """Where the limits stand, as far as this process knows; nothing is taken."""
         if self.mode != MEMORY:
-            return self.sql.look(claim)
+            return self.shared.look(claim)
         verdict = Verdict()
         for charge in claim.charges:
             verdict.note(charge.kind, self.memory.look(charge))
@@ -58,14 +67,14 @@ class Limiter:
     def release(self, claim: Claim) -> None:
         """Give the places back."""
         if claim.slots:
-            (self.memory if self.mode == MEMORY and claim.alone is None else self.sql).release(claim)
+            (self.memory if self.mode == MEMORY and claim.alone is None else self.shared).release(claim)
 
     def correct(self, claim: Claim, charge: Charge, actual: float) -> None:
         """Make a charge of that claim what it should have been."""
         if self.mode == MEMORY and claim.alone is None:
             self.memory.correct(charge, actual)
         else:
-            self.sql.correct(claim, charge, actual)
+            self.shared.correct(claim, charge, actual)
 
     # --- what the engine calls ---------------------------------------------------------------------------------------
 
@@ -74,7 +83,7 @@ class Limiter:
         ends = self.clock() + HANDING_OVER
         others = await self.run(self.store.beat, self.mode)
         self._note(others)
-        if not others:
+        if not others or self.mode == REDIS:
             return
         await self._share()
         while self.clock() < ends:
@@ -99,33 +108,41 @@ class Limiter:
 
     def tick(self) -> None:
         """Each 250 ms."""
-        self.sql.tick()
+        self.shared.tick()
 
     async def leave(self) -> None:
         """At the end: tell what is still to be told, and that the places are free."""
-        await self.sql.flush()
+        await self.shared.close()
         await self.run(self.store.leave)
 
     def _note(self, others: dict[str, str]) -> None:
-        self.sql.processes = len(others) + 1
+        self.shared.processes = len(others) + 1
         if others:
             self._others_at = self.clock()
 
     async def _share(self) -> None:
         """Count in SQL from now on. The first job there is to hand over; whatever requests want comes after it."""
+        assert isinstance(self.shared, SqlLimiter)
         debts, used = self.memory.debts(), self.memory.used()
+        self.shared.occupy(used)
         self.mode = SQL
-        self.sql.occupy(used)
         self.memory = MemoryLimiter(self.clock)
-        log.info("limits_shared", processes=self.sql.processes)
+        log.info("limits_shared", processes=self.shared.processes)
         await self.run(self.store.put, debts, used)
 
     async def _count_alone(self) -> None:
-        await self.sql.flush()
-        debts = await self.run(self.store.debts)
-        self.memory.adopt(debts)
-        self.memory.occupy(self.sql.used())
-        self.mode = MEMORY
-        self.sql = SqlLimiter(self.store, self.run, self.clock)
+        shared = self.shared
+        assert isinstance(shared, SqlLimiter)
+        await shared.flush()
+        self.memory.adopt(await self.run(self.store.debts))
+        self.memory.occupy(shared.used())
+        self.mode, self.shared = MEMORY, SqlLimiter(self.store, self.run, self.clock)
         log.info("limits_in_memory")
         await self.run(self.store.empty)
+
+
+def _redis(url: str, clock: Callable[[], float]) -> "RedisLimiter":
+    """Imported here, because its library comes with an extra of its own."""
+    from gateway.limits.redis import RedisLimiter
+
+    return RedisLimiter(url, clock)

@@ -60,11 +60,8 @@ class MemoryLimiter:
 
     def correct(self, charge: Charge, actual: float) -> None:
         """Make a charge what it should have been; a bucket may be overdrawn by that, and blocks until it is not."""
-        now = self.clock()
-        more = actual - charge.cost
-        if more < 0:
-            more = -gcra.refundable(charge.rate, charge.until, now, -more)
-        self._tats[charge.bucket] = self._tats.get(charge.bucket, charge.until) + more * charge.rate.interval
+        seconds = charge.correction(actual, self.clock())
+        self._tats[charge.bucket] = self._tats.get(charge.bucket, charge.until) + seconds
 
     def look(self, charge: Charge) -> Standing:
         now = self.clock()

@@ -159,10 +159,7 @@ class SqlLimiter:
         if claim.alone is not None:
             self.alone.correct(claim, charge, actual)
             return
-        more = actual - charge.cost
-        if more < 0:
-            more = -gcra.refundable(charge.rate, charge.until, self.clock(), -more)
-        seconds = more * charge.rate.interval
+        seconds = charge.correction(actual, self.clock())
         if seconds:
             corrections = self._batch.corrections
             corrections[charge.bucket] = corrections.get(charge.bucket, 0.0) + seconds
@@ -172,6 +169,9 @@ class SqlLimiter:
         """Tell the database now what it is to be told."""
         if self._batch and not self._stuck:
             await self._answered()
+
+    async def close(self) -> None:
+        await self.flush()
 
     def tick(self) -> None:
         """Called every 250 ms."""
