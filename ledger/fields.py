@@ -9,13 +9,18 @@ from django.db import models
 from ledger import money
 
 if TYPE_CHECKING:  # generic for the type checker alone
-    _Integers = models.BigIntegerField[Decimal | int | str | None, Decimal | None]
+    _Integers = models.BigIntegerField[Any, Any]
 else:
     _Integers = models.BigIntegerField
 
 
 class MoneyField(_Integers):
     """Units of 1e-10 dollars; sums and comparisons in SQL are exact in every database."""
+
+    if TYPE_CHECKING:  # by these names django-stubs finds what may be put in, and what comes out
+        _pyi_private_set_type: Any
+        _pyi_private_get_type: Any
+        _pyi_lookup_exact_type: Any
 
     def from_db_value(self, value: int | Decimal | None, expression: Any, connection: Any) -> Decimal | None:
         return None if value is None else money.dollars(int(value))
