@@ -6,6 +6,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from redis import asyncio as aioredis
 
@@ -40,9 +41,9 @@ class RedisServer:
                     return
 
     async def tell(self, *command: str) -> object:
-        async with aioredis.Redis.from_url(self.url) as client:
-            answer: object = await client.execute_command(*command)
-            return answer
+        client: Any = aioredis.Redis.from_url(self.url)
+        async with client:
+            return await client.execute_command(*command)
 
     def signal(self, number: int) -> None:
         assert self.process is not None

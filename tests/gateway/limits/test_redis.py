@@ -97,7 +97,8 @@ async def test_r43_tokens_are_settled_to_what_was_used(four: list[RedisLimiter])
 async def test_r36_without_redis_each_process_lets_its_share_pass_and_nobody_gets_a_second_burst(
     server: RedisServer, four: list[RedisLimiter]
 ) -> None:
-    before, times = [], []
+    before: list[Verdict] = []
+    times: list[float] = []
 
     async def call(n: int, list_: list[Verdict]) -> None:
         verdict = await four[n % 4].take(one())
