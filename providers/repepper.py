@@ -30,7 +30,7 @@ def move(row: ClientKey, token: str) -> None:
     on which is for writing, and would move it to and fro.
     """
     pepper_id, pepper = peppers.primary()
-    if row.pepper_id == pepper_id or row.pepper_deadline is None:
+    if row.pepper_id == pepper_id or row.pepper_deadline is None or row.pepper_deadline <= timezone.now():
         return
     # With the old digest as condition: who rotates or deletes the key meanwhile wins.
     ClientKey.objects.filter(pk=row.pk, pepper_id=row.pepper_id, digest=row.digest).update(
@@ -40,7 +40,7 @@ def move(row: ClientKey, token: str) -> None:
 
 def status() -> Status:
     """Dead keys do not count: nobody uses them, and so nothing could move them."""
-    rows = _live().order_by("pepper_id", "name", "id")
+    rows = live().order_by("pepper_id", "name", "id")
     return Status(
         Counter(rows.values_list("pepper_id", flat=True)), tuple(rows.exclude(pepper_id=peppers.primary()[0]))
     )
@@ -55,12 +55,15 @@ def set_deadline(at: datetime) -> int:
     return len(pks)
 
 
-def _live() -> QuerySet[ClientKey]:
-    return ClientKey.objects.filter(Q(expires_at=None) | Q(expires_at__gt=timezone.now()), enabled=True)
+def live() -> QuerySet[ClientKey]:
+    """The keys that a request could come with."""
+    now = timezone.now()
+    alive = Q(expires_at=None) | Q(expires_at__gt=now), Q(pepper_deadline=None) | Q(pepper_deadline__gt=now)
+    return ClientKey.objects.filter(*alive, enabled=True)
 
 
 def _left() -> QuerySet[ClientKey]:
-    return _live().exclude(pepper_id=peppers.primary()[0])
+    return live().exclude(pepper_id=peppers.primary()[0])
 
 
 def _batches(pks: list[str]) -> Iterable[list[str]]:
