@@ -7,6 +7,8 @@ from django.contrib import admin
 from django.http import HttpRequest
 
 from ledger.models import Alert, BudgetAccount, DailyRollup, PriceRow
+from providers.admin.history import HistoryAdmin
+from providers.admin.ownership import HistoryShown
 
 if TYPE_CHECKING:  # generic for the type checker alone
     _ModelAdmin = admin.ModelAdmin[Any]
@@ -34,7 +36,7 @@ class ReadOnlyAdmin(_ModelAdmin):
 
 
 @admin.register(PriceRow)
-class PriceRowAdmin(_ModelAdmin):
+class PriceRowAdmin(HistoryShown):
     list_display = ("model", "provider", "alias", "starts_at", "ends_at", "input", "cached", "output", "request")
     list_filter = ("provider",)
     search_fields = ("model", "provider", "alias")
@@ -43,6 +45,9 @@ class PriceRowAdmin(_ModelAdmin):
         ("US dollars per million tokens", {"fields": PriceRow.RATES[:6]}),
         ("US dollars beside tokens", {"fields": PriceRow.RATES[6:]}),
     )
+
+
+admin.site.register(PriceRow.history.model, HistoryAdmin)
 
 
 @admin.register(BudgetAccount)

@@ -23,10 +23,23 @@ def is_from_file(obj: Model | None) -> bool:
     return isinstance(obj, Row) and obj.source == FROM_FILE
 
 
-class OwnedAdmin(WithHistory):
-    """Rows of a file are read-only; the changelist begins with what the environment declares."""
+class HistoryShown(WithHistory):
+    """A page a row that says who changed what."""
 
     history_list_display = ("actor",)
+
+    def history_form_view(
+        self, request: HttpRequest, object_id: str, version_id: str, extra_context: Any = None
+    ) -> HttpResponse:
+        """A record has a page of its own. The package's would take a POST from who may only look, and write it."""
+        if request.method != "GET":
+            return HttpResponseNotAllowed(["GET"])
+        opts = self.model.history.model._meta
+        return redirect(f"admin:{opts.app_label}_{opts.model_name}_change", version_id)
+
+
+class OwnedAdmin(HistoryShown):
+    """Rows of a file are read-only; the changelist begins with what the environment declares."""
 
     change_list_template = "admin/providers/change_list.html"
     actions: tuple[str, ...] = ("enable", "disable")
@@ -41,15 +54,6 @@ class OwnedAdmin(WithHistory):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return super().has_delete_permission(request, obj) and not is_from_file(obj)
-
-    def history_form_view(
-        self, request: HttpRequest, object_id: str, version_id: str, extra_context: Any = None
-    ) -> HttpResponse:
-        """A record has a page of its own. The package's would take a POST from who may only look, and write it."""
-        if request.method != "GET":
-            return HttpResponseNotAllowed(["GET"])
-        opts = self.model.history.model._meta
-        return redirect(f"admin:{opts.app_label}_{opts.model_name}_change", version_id)
 
     def overlay_rows(self, found: overlay.Overlay) -> list[tuple[str, str]]:
         """Name and description of what the environment declares of this kind."""
