@@ -1,8 +1,10 @@
 """The back ends that count attempts."""
 
+import asyncio
 import concurrent.futures
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import time_machine
@@ -14,6 +16,10 @@ from pytest_django import Settings
 
 from proxysite.counters import RedisCounters, SqlCounters, Whole
 from proxysite.models import Counter
+from tests.gateway.limits.servers import redis_server
+from tests.providers.conftest import postgres
+
+__all__ = ["postgres"]
 
 
 def add_or_increase(cache: BaseCache, key: str) -> int:
@@ -81,3 +87,27 @@ def test_the_packages_own_check_refuses_caches_that_do_not_count(settings: Setti
     settings.CACHES = {"ratelimit": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
     with pytest.raises(SystemCheckError, match=r"django_ratelimit\.E003"):
         call_command("check")
+
+
+@pytest.mark.postgres
+def test_on_postgresql_counts_are_the_same(postgres: None) -> None:
+    cache = SqlCounters("", {})
+    assert cache.add("a", 1, 0.2)
+    assert not cache.add("a", 1, 60)
+    assert [cache.incr("a"), cache.get("a")] == [2, 2]
+    time.sleep(0.25)
+    assert cache.get("a", 0) == 0
+    assert cache.add("a", 1, 60)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        counts = list(pool.map(lambda _: add_or_increase(SqlCounters("", {}), "b"), range(80)))
+    assert sorted(counts) == list(range(1, 81))
+
+
+@pytest.mark.redis
+async def test_redis_counts_whole_numbers(tmp_path: Path) -> None:
+    async with redis_server(tmp_path) as server:
+        cache = RedisCounters(server.url, {})
+        assert await asyncio.to_thread(cache.add, "a", 1, 60)
+        assert not await asyncio.to_thread(cache.add, "a", 1, 60)
+        assert await asyncio.to_thread(cache.incr, "a") == 2
+        assert await asyncio.to_thread(cache.get, "a") == 2
