@@ -4,6 +4,7 @@ All SQL of the gateway's process runs on one thread, one job at a time; the even
 """
 
 import asyncio
+import gc
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -282,6 +283,10 @@ def _with_connection(job: Callable[..., T], *args: object) -> T:
     try:
         return job(*args)
     finally:
+        if connection.errors_occurred and connection.vendor == "sqlite":
+            # The failed statement hangs on its error's traceback, which holds itself. Collected on the loop's thread,
+            # it would wait there for the connection's mutex, until this thread's next statement has its lock.
+            gc.collect()
         close_old_connections()
 
 
