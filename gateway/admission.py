@@ -1,13 +1,16 @@
 """What a request may have, and from whom. The order of the steps is security, so it is code and not configuration."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from gateway import routing
 from gateway.asks import Ask
-from gateway.errors import Overloaded, Unauthorized, UnknownModel
+from gateway.errors import BadRequest, Overloaded, ScopeRefused, Unauthorized, UnknownModel
+from gateway.limits.claims import TOKENS, Charge, Claim, claim
 from gateway.receipts import Receipt
-from providers import snapshot
-from providers.targets import AliasCard, Target
+from gateway.spending import reserve
+from providers import callers, snapshot
+from providers.targets import AliasCard, KeyCard, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +24,12 @@ class Grant:
 
 
 async def admit(ask: Ask, receipt: Receipt) -> Grant:
-    """Scope, then the routes. Raises UnknownModel for a name that is not there and for one that the key may not use:
-    which of the two it is tells a stranger what the house has."""
+    """Scope; places, requests and tokens of the limits; the budget; then the row that the request owes.
+
+    What a step takes it pushes on `receipt.give_back`, so that a later refusal gives it back. Raises UnknownModel for a
+    name that is not there and for one that the key may not use: which of the two it is tells a stranger what the house
+    has.
+    """
     key = receipt.call.key
     if key is None:
         raise Unauthorized("You didn't provide an API key.")
@@ -30,6 +37,7 @@ async def admit(ask: Ask, receipt: Receipt) -> Grant:
     match = config.match(ask.model) if key.may_use(ask.model) else None
     if match is None:
         raise UnknownModel(f"The model `{ask.model}` does not exist or you do not have access to it.")
+    ask = receipt.ask = within_scope(key, ask, receipt)
     alias, _ = match
     targets = config.targets(alias, ask.model, routing.order(alias))
     if not targets:
@@ -38,5 +46,71 @@ async def admit(ask: Ask, receipt: Receipt) -> Grant:
             code="no_route",
             retry_after=30,
         )
+    await take_limits(key, alias, ask, receipt)
+    terms = await reserve(key, alias, targets, receipt, config)
+    receipt.ask = terms.ask
     receipt.admit(alias.name)
-    return Grant(ask, alias, targets, receipt)
+    return Grant(terms.ask, alias, terms.targets, receipt)
+
+
+def check_address(key: KeyCard, caller: str) -> None:
+    """Raises Unauthorized for a call from outside the key's networks."""
+    if not callers.is_within(caller, key.cidrs):
+        raise Unauthorized("This key may not be used from this address.", code="ip_not_authorized")
+
+
+def within_scope(key: KeyCard, ask: Ask, receipt: Receipt) -> Ask:
+    """The ask with what its key prescribes: an end user to count under, a bound of the answer. Raises ScopeRefused."""
+    if key.endpoints and ask.endpoint not in key.endpoints:
+        raise ScopeRefused(f"This key may not use the endpoint {ask.endpoint}.")
+    if key.max_n is not None and ask.choices > key.max_n:
+        raise BadRequest(f"`n` may be at most {key.max_n} with this key.", param="n", code="invalid_value")
+    if key.max_tokens is not None:
+        if ask.max_tokens is not None and ask.max_tokens > key.max_tokens:
+            raise BadRequest(
+                f"An answer may have at most {key.max_tokens} tokens with this key.",
+                param="max_tokens" if "max_tokens" in ask.fields else "max_completion_tokens",
+                code="invalid_value",
+            )
+        ask = ask.bounded(key.max_tokens)
+    if not ask.end_user and (key.end_user_limits or key.end_user_budget is not None):
+        ask = replace(ask, end_user=callers.network(receipt.call.caller()))
+    return ask
+
+
+async def take_limits(key: KeyCard, alias: AliasCard, ask: Ask, receipt: Receipt) -> None:
+    """All buckets of the request at once, or none. Raises RateLimited."""
+    process = receipt.process
+    tokens = process.limiter.estimates.tokens(key, ask)
+    wanted = claim(key, alias, ask.end_user, receipt.call.id, tokens)
+    if not wanted:
+        return
+    verdict = await process.limiter.take(wanted)
+    receipt.call.headers += verdict.headers()
+    if verdict.refused is not None:
+        raise verdict.error(ask.model)
+    receipt.give_back.append(partial(give_back, wanted, receipt))
+
+
+def give_back(taken: Claim, receipt: Receipt) -> None:
+    """Of a request that was not admitted all; of one that was its place, and the tokens that it has not used."""
+    limiter = receipt.process.limiter
+    limiter.release(taken)
+    key, usage = receipt.call.key, receipt.usage
+    if usage is not None and key is not None:
+        limiter.estimates.learn(key, usage.tokens_out)
+    for charge in taken.charges:
+        actual = used(charge, receipt)
+        if actual != charge.cost:
+            limiter.correct(taken, charge, actual)
+
+
+def used(charge: Charge, receipt: Receipt) -> float:
+    """What the charge should have been, now that the request is over."""
+    if not receipt.admitted:
+        return 0.0
+    if charge.kind != TOKENS:
+        return charge.cost
+    if receipt.usage is not None:
+        return float(receipt.usage.tokens_in + receipt.usage.tokens_out)
+    return charge.cost if any(attempt.sent for attempt in receipt.attempts) else 0.0

@@ -8,6 +8,7 @@ import asyncio
 import io
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import structlog
@@ -18,6 +19,7 @@ from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix, set_urlconf
 
 from gateway import access, bodies, heads
+from gateway.admission import check_address
 from gateway.api import error_response
 from gateway.delivery import Live, Whole
 from gateway.engine import Engine, engine
@@ -50,6 +52,7 @@ class GatewayHandler(ASGIHandler):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # type: ignore[override]
         process = await self.engine.running()
         call = Call("req_" + uuid7(), process, process.clock(), time.time(), asyncio.current_task())
+        call.caller = partial(heads.caller, scope)
         path = heads.canonical(scope["path"])
         try:
             await self._serve(call, scope, path, receive, send)
@@ -92,7 +95,9 @@ class GatewayHandler(ASGIHandler):
         if self.engine.draining:
             raise Overloaded("The gateway is shutting down.", code="shutting_down")
         head = heads.read(scope)
-        call.key = await self.engine.authenticate(head.token)
+        call.key = await self.engine.authenticate(head.token, call.caller)
+        if call.key.cidrs:
+            check_address(call.key, call.caller())
         if head.content_encoding not in (b"", b"identity"):
             raise UnsupportedMedia("Send the body without Content-Encoding.")
         bodies.declared_length(head.content_length)
@@ -145,6 +150,7 @@ def _unwatch(call: Call, watch: "asyncio.Task[Any] | None") -> None:
 
 async def _send_head(call: Call, response: HttpResponseBase, send: Send) -> None:
     headers = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in response.items()]
+    headers += call.headers
     headers.append((b"x-request-id", call.id.encode()))
     headers.append((b"openai-version", API_VERSION))
     headers.append((b"openai-processing-ms", b"%d" % ((call.process.clock() - call.started) * 1000)))

@@ -6,7 +6,7 @@ a field that came twice the provider sees the one that we looked at.
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import msgspec
@@ -15,6 +15,10 @@ from gateway.errors import BadRequest, DuplicateField, MissingField
 
 MAX_DEPTH = 64
 MAX_MODEL_CHARS = 300
+MAX_END_USER_CHARS = 128
+# The field that bounds an answer; of a chat the newer one, which presets rename for providers that know the older.
+BOUND = {"chat.completions": "max_completion_tokens", "completions": "max_tokens"}
+TOKENS_PER_MESSAGE = 16  # what a provider's template may put around a message, at the most
 
 
 class StreamOptions(msgspec.Struct):
@@ -28,9 +32,15 @@ class Fields(msgspec.Struct):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    max_tokens: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    max_completion_tokens: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    user: Any = None
+    safety_identifier: Any = None
 
 
 READ = tuple(Fields.__struct_fields__)
+# Not "user": it stands in every chat as a role, and of a doubled field both readers see the last.
+_QUOTED = tuple(b'"%b"' % name.encode() for name in READ if name != "user")
 _raw_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _fields = msgspec.json.Decoder(Fields)
 _encode = msgspec.json.Encoder().encode
@@ -52,6 +62,28 @@ class Ask:
     stream: bool = False
     wants_usage: bool = False
     choices: int = 1
+    end_user: str = ""  # as the client names its own user; at most 128 characters
+    max_tokens: int | None = None  # of each choice, as the client bounds it
+
+    @property
+    def prompt_bound(self) -> int:
+        """The most tokens that the prompt can have: a token is a byte at least, and each message has a frame."""
+        messages = self.fields.get("messages")
+        return self.size + TOKENS_PER_MESSAGE * (bytes(messages).count(b'"role"') if messages is not None else 1)
+
+    def output_bound(self, cap: int) -> int:
+        """The most tokens that all choices together can have; `cap` is what one may have where the client says none."""
+        if self.endpoint not in BOUND:
+            return 0
+        each = cap if self.max_tokens is None else self.max_tokens
+        return each * self.choices
+
+    def bounded(self, cap: int) -> "Ask":
+        """The same request with an answer of at most `cap` tokens a choice, where the client has set no bound."""
+        name = BOUND.get(self.endpoint)
+        if name is None or self.max_tokens is not None:
+            return self
+        return replace(self, fields={**self.fields, name: msgspec.Raw(b"%d" % cap)}, max_tokens=cap)
 
     @property
     def wants_base64(self) -> bool:
@@ -86,8 +118,8 @@ def parse(body: bytes, *, endpoint: str, path: str, streams: bool) -> Ask:
     """Read a JSON body. Raises BadRequest with the name of the field, DuplicateField or MissingField."""
     raw = _decode(body)
     _check_depth(body)
-    for name in READ:
-        if body.count(b'"%b"' % name.encode()) > 1:
+    for quoted in _QUOTED:
+        if body.count(quoted) > 1:
             _check_doubled(body)
             break
     try:
@@ -107,7 +139,24 @@ def parse(body: bytes, *, endpoint: str, path: str, streams: bool) -> Ask:
         stream=stream,
         wants_usage=bool(stream and options and options.include_usage),
         choices=fields.n or 1,
+        end_user=_end_user(fields),
+        max_tokens=_larger(fields.max_tokens, fields.max_completion_tokens),
     )
+
+
+def _end_user(fields: Fields) -> str:
+    """https://platform.openai.com/docs/api-reference/chat/create: `safety_identifier` takes the place of `user`."""
+    for value in (fields.safety_identifier, fields.user):
+        if value:
+            name = value if isinstance(value, str) else _encode(value).decode()
+            return name[:MAX_END_USER_CHARS].replace("\0", "\N{REPLACEMENT CHARACTER}")  # PostgreSQL stores no NUL
+    return ""
+
+
+def _larger(one: int | None, other: int | None) -> int | None:
+    if one is None or other is None:
+        return one if other is None else other
+    return max(one, other)
 
 
 def _decode(body: bytes) -> dict[str, msgspec.Raw]:

@@ -11,6 +11,7 @@ from gateway.errors import GatewayError, StreamInterrupted
 from gateway.forwarding import Reply
 from gateway.receipts import Receipt
 from gateway.sse import PING, error_event
+from ledger import counting
 
 log = structlog.get_logger("gateway")
 
@@ -204,7 +205,8 @@ class Live(StreamingHttpResponse):
         if relay.usage is not None:
             receipt.usage, receipt.usage_source = relay.usage, "provider"
         else:
-            receipt.usage, receipt.usage_source = relay.estimate(receipt.ask.size), "estimated"
+            tokens_in = counting.prompt_tokens(receipt.ask.fields)
+            receipt.usage, receipt.usage_source = relay.estimate(tokens_in), "estimated"
 
 
 async def _close(reply: Reply, *, clean: bool) -> None:

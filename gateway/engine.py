@@ -4,9 +4,11 @@ All SQL of the gateway's process runs on one thread, one job at a time; the even
 """
 
 import asyncio
+import gc
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,15 +16,21 @@ import structlog
 from django.conf import settings
 from django.db import close_old_connections, connection, connections
 
+from gateway.alerts import Channels, Herald, velocity
 from gateway.errors import LedgerUnavailable, Overloaded, StreamInterrupted, Unauthorized
+from gateway.limits.limiter import BEAT, Limiter
 from gateway.pauses import Pauses
 from gateway.process import Process
 from gateway.upstream import Upstream
+from gateway.wrongkeys import WrongKeys
 from ledger import openrows
+from ledger.budgets import Budgets
 from ledger.entries import Opened
 from ledger.journal import Journal
 from ledger.loglines import LogLines
-from providers import catalog, keyring
+from ledger.ownprices import OwnPrices
+from ledger.pricebook import PriceBook
+from providers import callers, catalog, keyring, keys, snapshot
 from providers.addresses import AddressPolicy
 from providers.targets import KeyCard
 
@@ -35,9 +43,13 @@ REFRESH = 1.0
 DRAIN = 0.25
 DRAIN_LINES = 500
 ADOPT = 5.0
+ALERT = 2.0
 BETWEEN_COMMITS = 0.005  # four SQLite writers: p99 of a commit 11 ms with this pause, 107 ms without
 IDLE = 15.0  # seconds of a pause after which connections to providers are not trusted; the wire's own idle time
 SQL_IDLE = 240.0  # the same for the database's, below the 350 s of the usual address translation
+# Seconds for which a request may wait for a lease. SQLite's lock is another process's commit, and soon over.
+BUDGET_WAIT = {"sqlite": 5.5}
+MAX_COUNTING = 100  # wrong keys that wait for being counted; beyond it they are refused uncounted
 WRONG_KEY = "Incorrect API key provided: {}. Ask whoever runs this gateway for a key."
 
 
@@ -61,6 +73,11 @@ class Engine:
         self._sql: ThreadPoolExecutor | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._starting: asyncio.Lock | None = None
+        self._drained_at = float("-inf")  # all that was settled before has its row
+        self._failing: set[str] = set()
+        self.wrong_keys = WrongKeys()
+        self._counting: set[asyncio.Task[None]] = set()
+        self._renewing: dict[str, asyncio.Task[None]] = {}  # by the key's id
 
     async def running(self) -> Process:
         if self.process is None:
@@ -79,14 +96,29 @@ class Engine:
         self.pauses.looked()
         self.journal = self._open_journal()
         policy = AddressPolicy(settings.GATEWAY_PRIVATE_UPSTREAMS, development=settings.DEVELOPMENT)
-        self.process = Process(upstream or Upstream(policy), self.journal, asyncio.get_running_loop().time)
+        clock = asyncio.get_running_loop().time
+        self.limiter = Limiter(clock, partial(self.sql, _paced), settings.REDIS_URL)
+        prices, budgets = PriceBook(), None  # without a database: only the built-in prices, and no budgets
+        if not self.stateless:
+            await self.limiter.join()
+            prices = PriceBook(OwnPrices())
+            budgets = Budgets(self.sql, clock, wait=BUDGET_WAIT.get(connection.vendor, 1.9))
+        self.process = Process(
+            upstream or Upstream(policy), self.journal, clock, self.limiter, prices, budgets, self.sql
+        )
         if self.durable_open:
             self.process.commit_open = self._commit_open
+        self._herald = Herald(self.process, self.sql, _channels(), time.time)
+        await self._price()
         self._tasks = [
             asyncio.create_task(self._every(TICK, self._tick)),
             asyncio.create_task(self._every(REFRESH, self._refresh)),
             asyncio.create_task(self._every(DRAIN, self._drain)),
             asyncio.create_task(self._every(ADOPT, self._adopt)),
+            asyncio.create_task(self._every(BEAT, self._beat)),
+            asyncio.create_task(self._every(TICK, self._tend)),
+            asyncio.create_task(self._every(REFRESH, self._price)),
+            asyncio.create_task(self._every(ALERT, self._alert)),
         ]
         self.draining, self.ready = False, True
 
@@ -101,12 +133,16 @@ class Engine:
         self.ready = False
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._renewing.values(), *self._counting, return_exceptions=True)
         if self.process is not None and self.journal is not None and self._sql is not None:
             await self.process.upstream.aclose()
             try:
                 while await self.sql(self.journal.drain, DRAIN_LINES):
                     pass
+                if self.process.budgets is not None:
+                    await self.process.budgets.close()
+                if not self.stateless:
+                    await self.limiter.leave()
             except Exception:
                 log.exception("last_drain_failed")
             self.journal.close()
@@ -116,22 +152,55 @@ class Engine:
 
     # --- what requests ask for ---------------------------------------------------------------------------------------
 
-    async def authenticate(self, token: str) -> KeyCard:
-        """The live key of that token, from memory; one look-up in SQL for one that this process has not seen."""
+    async def authenticate(self, token: str, caller: Callable[[], str] = str) -> KeyCard:
+        """The live key of that token, from memory; one look-up in SQL for one that this process has not seen.
+
+        `caller` gives the address that the call comes from. Raises Unauthorized, or RateLimited where too many wrong
+        keys have come from there.
+        """
         if not token:
             raise Unauthorized(
                 "You didn't provide an API key. Send it in the Authorization header: `Authorization: Bearer KEY`."
             )
         found: KeyCard | keyring.Verdict | None = keyring.find(token)
         if found is keyring.MISSING and not self.stateless:
+            address = callers.network(caller())
+            self.wrong_keys.check(address)
             try:
-                found = await self.sql(keyring.load, token)
+                found = await self.sql(self._look_up, token, address)
             except Exception:
                 log.exception("key_lookup_failed")
                 raise Overloaded("Keys cannot be looked up now.", code="database_unavailable", retry_after=5) from None
+        elif found is keyring.UNKNOWN and keys.is_foreign(token) and not self.stateless:
+            self._count_guess(callers.network(caller()))
         if not isinstance(found, KeyCard) or not found.is_live(time.time()):
             raise Unauthorized(WRONG_KEY.format(masked(token)))
+        if found.repepper and found.id not in self._renewing:
+            self._renewing[found.id] = asyncio.create_task(self._renew(found.id, token))
         return found
+
+    def _look_up(self, token: str, address: str) -> KeyCard | None:
+        card = keyring.load(token)
+        if card is None:
+            self.wrong_keys.count(address)
+        return card
+
+    def _count_guess(self, address: str) -> None:
+        """A wrong key that needs no look-up does not wait for being counted either; raises RateLimited."""
+        self.wrong_keys.check(address)
+        if len(self._counting) < MAX_COUNTING:
+            task = asyncio.create_task(self.sql(self.wrong_keys.count, address))
+            self._counting.add(task)
+            task.add_done_callback(self._counting.discard)
+
+    async def _renew(self, key_id: str, token: str) -> None:
+        """Only here is the token there to be digested anew; the request does not wait for it."""
+        try:
+            await self.sql(_paced, keyring.renew, token)
+        except Exception:
+            log.exception("repepper_failed", key=key_id)
+        finally:
+            del self._renewing[key_id]
 
     async def sql(self, job: Callable[..., T], *args: object) -> T:
         """Run one job on the process's SQL thread, its connection checked before and after."""
@@ -205,9 +274,12 @@ class Engine:
 
     def _tick(self) -> None:
         assert self.process is not None
-        now = self.process.clock()
+        now, compromised = self.process.clock(), snapshot.current().compromised
         for receipt in list(self.process.receipts):
             receipt.tick(now)
+            if compromised and receipt.key_id in compromised:
+                receipt.revoke()
+        self.limiter.tick()
 
     async def _refresh(self) -> None:
         if not self.pauses.resting:
@@ -217,14 +289,53 @@ class Engine:
     async def _drain(self) -> None:
         journal = self.journal
         assert journal is not None
+        assert self.process is not None
+        began = self.process.clock()
         if journal.pending and not self.pauses.resting:
             while await self.sql(_paced, journal.drain, DRAIN_LINES) >= DRAIN_LINES:
                 pass
+        if not journal.away:
+            self._drained_at = began
+
+    async def _tend(self) -> None:
+        assert self.process is not None
+        budgets = self.process.budgets
+        if budgets is not None:
+            await self._without_noise("budgets", budgets.tend(self._drained_at))
+
+    async def _beat(self) -> None:
+        if not self.stateless:
+            await self._without_noise("limits", self.limiter.beat())
+
+    async def _price(self) -> None:
+        assert self.process is not None
+        await self._without_noise("prices", self.sql(self.process.prices.refresh, snapshot.current()))
+
+    async def _alert(self) -> None:
+        if not self.stateless:
+            await self._without_noise("alerts", self._herald.tell())
+
+    async def _without_noise(self, name: str, job: Awaitable[object]) -> None:
+        """What fails every second while the database is away is said once."""
+        try:
+            await job
+        except Exception as error:
+            if name not in self._failing:
+                self._failing.add(name)
+                log.warning("background_job_failed", job=name, error=type(error).__name__)
+        else:
+            self._failing.discard(name)
 
     async def _adopt(self) -> None:
         assert self.journal is not None
         if not self.pauses.resting:
             await self.sql(_paced, self.journal.adopt)
+
+
+def _channels() -> Channels:
+    return Channels(
+        settings.GATEWAY_ALERT_WEBHOOK, settings.GATEWAY_ALERT_EMAILS, velocity(settings.GATEWAY_ALERT_VELOCITY)
+    )
 
 
 def masked(token: str) -> str:
@@ -238,6 +349,10 @@ def _with_connection(job: Callable[..., T], *args: object) -> T:
     try:
         return job(*args)
     finally:
+        if connection.errors_occurred and connection.vendor == "sqlite":
+            # The failed statement hangs on its error's traceback, which holds itself. Collected on the loop's thread,
+            # it would wait there for the connection's mutex, until this thread's next statement has its lock.
+            gc.collect()
         close_old_connections()
 
 

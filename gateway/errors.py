@@ -6,20 +6,24 @@ the head has gone out, `sse.error_event` turns it into the last event of the str
 
     GatewayError
     |-- BadRequest 400            |-- Unauthorized 401        |-- Forbidden 403
-    |   |-- MissingField          |-- MethodNotAllowed 405    |-- BodyTimeout 408
-    |   |-- DuplicateField        |-- NotFound 404            |-- BodyTooLarge 413
-    |                             |   |-- UnknownModel
-    |-- Overloaded 503            |-- InternalError 500       |-- UnsupportedMedia 415
+    |   |-- MissingField          |-- MethodNotAllowed 405    |   |-- ScopeRefused
+    |   |-- DuplicateField        |-- NotFound 404            |-- BodyTimeout 408
+    |-- RateLimited 429           |   |-- UnknownModel        |-- BodyTooLarge 413
+    |-- BudgetExhausted 429       |-- InternalError 500       |-- UnsupportedMedia 415
+    |-- Overloaded 503
     |   |-- LedgerUnavailable
     |-- UpstreamError 502  (sent: whether the request may have reached the provider)
         |-- UpstreamUnreachable       |-- UpstreamBroken         |-- UpstreamInvalid
         |-- UpstreamTimeout 504       |-- StreamInterrupted      |-- UpstreamRefused (the provider's own status)
 """
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar
 
 import msgspec
+
+LONGEST_WAIT = 60.0  # seconds that a client's library waits when told to
 
 
 class GatewayError(Exception):
@@ -78,11 +82,53 @@ class Unauthorized(GatewayError):
     retryable = False
 
 
+class KeyCompromised(Unauthorized):
+    """The key was found to be in wrong hands while the request was under way."""
+
+    outcome = "key_compromised"
+
+
 class Forbidden(GatewayError):
     status = 403
     type = "invalid_request_error"
     code = "permission_denied"
     retryable = False
+
+
+class ScopeRefused(Forbidden):
+    """The key is good, and may not do this: the endpoint, the size of the answer, the place of the caller."""
+
+    code = "key_scope"
+
+
+class RateLimited(GatewayError):
+    """One of the gateway's own limits is reached. `kind` is what was too much: requests or tokens.
+
+    `wait` is in seconds; clients take neither `retry-after` over 60 s for an order nor give up, so they are told.
+    """
+
+    status = 429
+    code = "rate_limit_exceeded"
+    outcome = "rate_limited"
+
+    def __init__(self, message: str, *, kind: str, wait: float) -> None:
+        milliseconds = math.ceil(wait * 1000)
+        headers = {"retry-after": str(math.ceil(milliseconds / 1000)), "retry-after-ms": str(milliseconds)}
+        if wait > LONGEST_WAIT:
+            headers["x-should-retry"] = "false"
+        super().__init__(message, headers=headers)
+        self.type = kind
+        self.wait = wait
+
+
+class BudgetExhausted(GatewayError):
+    """A budget is spent, or what is left of it does not cover the most that this call may cost."""
+
+    status = 429
+    type = "insufficient_quota"
+    code = "insufficient_quota"
+    retryable = False
+    outcome = "budget_exhausted"
 
 
 class NotFound(GatewayError):

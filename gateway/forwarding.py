@@ -14,6 +14,8 @@ from gateway.receipts import Attempt, Receipt
 from gateway.refusals import AUTH_FAILED, refusal
 from gateway.replies import ChatRelay
 from gateway.upstream import UpstreamReply
+from ledger import counting
+from ledger.usage import Usage
 from providers import dialects, quirks
 from providers.dialects.openai import BadModelName
 from providers.targets import Target
@@ -157,6 +159,9 @@ async def _read(grant: Grant, target: Target, upstream: UpstreamReply) -> Reply:
     answer = check_answer(upstream.status, content_type, body, ask.endpoint, secrets=_secrets(target))
     if answer.usage is not None:
         receipt.usage, receipt.usage_source = answer.usage, "provider"
+    else:
+        tokens_in = counting.prompt_tokens(ask.fields)
+        receipt.usage, receipt.usage_source = Usage(tokens_in, counting.answer_tokens(answer.body)), "estimated"
     if ask.stream:
         stream = as_stream(answer.body, chat=ask.endpoint == "chat.completions", wants_usage=ask.wants_usage)
         return Reply(target, 200, EVENT_STREAM, stream)

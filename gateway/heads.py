@@ -1,9 +1,13 @@
 """What the handler reads from a request's head before it reads anything else: the key, the length, the path."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from django.conf import settings
+
 from gateway.errors import BadRequest
+from providers import callers
 
 CREDENTIALS = (b"authorization", b"api-key", b"x-api-key")
 READ = frozenset({*CREDENTIALS, b"content-length", b"content-encoding"})
@@ -37,6 +41,16 @@ def read(scope: dict[str, Any]) -> Head:
         found.get(b"content-length"),
         found.get(b"content-encoding", b"").strip().lower(),
     )
+
+
+def caller(scope: Mapping[str, Any]) -> str:
+    """The address that the call comes from; "" where the server does not know it."""
+    peer = (scope.get("client") or ("",))[0]
+    hops: int = settings.GATEWAY_TRUSTED_PROXY_HOPS
+    if hops < 1:
+        return peer
+    forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
+    return callers.address(peer, forwarded, hops)
 
 
 def canonical(path: str) -> str:

@@ -7,7 +7,9 @@ from typing import Any, Protocol
 
 from gateway.errors import GatewayError, Overloaded
 from gateway.upstream import Upstream
+from ledger.budgets import Budgets
 from ledger.entries import Entry, Opened
+from ledger.pricebook import PriceBook
 
 MAX_BUFFERED = 256 * 1024 * 1024
 
@@ -16,14 +18,33 @@ class JournalLike(Protocol):
     def append(self, entry: Entry) -> None: ...
 
 
+class LimiterLike(Protocol):
+    """See gateway.limits; the claims and verdicts are defined there."""
+
+    estimates: Any
+
+    def take(self, claim: Any) -> Awaitable[Any]: ...
+
+    def look(self, claim: Any) -> Any: ...
+
+    def release(self, claim: Any) -> None: ...
+
+    def correct(self, claim: Any, charge: Any, actual: float) -> None: ...
+
+
 class OpenReceipt(Protocol):
     """A request under way, as the engine sees it: its time passes, and it can be ended."""
+
+    @property
+    def key_id(self) -> str: ...
 
     def tick(self, now: float) -> None: ...
 
     def interrupt(self, error: GatewayError) -> None: ...
 
     def runs_in(self, task: "asyncio.Task[Any]") -> bool: ...
+
+    def revoke(self) -> None: ...
 
 
 class Memory:
@@ -58,6 +79,10 @@ class Process:
     upstream: Upstream
     journal: JournalLike
     clock: Callable[[], float]  # monotonic seconds; the loop's own
+    limiter: LimiterLike
+    prices: PriceBook = field(default_factory=PriceBook)
+    budgets: Budgets | None = None  # None: there is no database to keep them in
+    sql: Callable[..., Awaitable[Any]] | None = None  # runs a blocking job on the SQL thread
     memory: Memory = field(default_factory=Memory)
     drains: int = 0  # streams that are read to their end though their client has left
     listings: Listings = field(default_factory=Listings)

@@ -13,9 +13,10 @@ from typing import Any, Self, TypeVar
 import structlog
 
 from gateway.asks import Ask
-from gateway.errors import GatewayError, InternalError, LedgerUnavailable
+from gateway.bills import Bill
+from gateway.errors import GatewayError, InternalError, KeyCompromised, LedgerUnavailable
 from gateway.process import Process
-from gateway.replies import BYTES_PER_TOKEN
+from ledger import counting
 from ledger.entries import Opened, Settled
 from ledger.journal import JournalError
 from ledger.usage import Usage
@@ -49,6 +50,8 @@ class Call:
     receipt: "Receipt | None" = None
     error: GatewayError | None = None
     held: int = 0  # bytes of the body, on the process's memory account
+    caller: Callable[[], str] = str  # the address that the call comes from, "" where it is not known
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)  # for the answer, whatever it will be
 
     def take(self, size: int) -> None:
         self.process.memory.take(size)
@@ -98,12 +101,14 @@ class Receipt:
     on_deadline: Callable[[], GatewayError] | None = None
     total_deadline: float = float("inf")
     interruption: GatewayError | None = None
+    revoked: bool = False
     patience: float = 0.0  # seconds: the deadline anew after the upstream has been heard
     heard: bool = False  # the upstream has sent something since the last tick
     writing: bool = False  # the client is being written to; the upstream's silence does not count then
     # Set by a stream: called by the tick; keeps a silent connection alive and cuts one whose client does not read.
     on_tick: Callable[[float], None] | None = None
     give_back: list[Callable[[], None]] = field(default_factory=list)
+    bill: Bill = field(default_factory=Bill)
     admitted: bool = False
     opened: Opened | None = None  # once admitted
     settled: bool = False
@@ -113,6 +118,10 @@ class Receipt:
     @property
     def process(self) -> Process:
         return self.call.process
+
+    @property
+    def key_id(self) -> str:
+        return self.call.key.id if self.call.key else ""
 
     async def __aenter__(self) -> Self:
         return self
@@ -138,6 +147,11 @@ class Receipt:
             alias=alias,
             model=ask.model,
             stream=ask.stream,
+            team=key.team.id if key and key.team else "",
+            team_name=key.team.name if key and key.team else "",
+            end_user=ask.end_user,
+            reserved=self.bill.reserved,
+            charges=self.bill.charges(),
         )
         try:
             self.process.journal.append(opened)
@@ -191,6 +205,12 @@ class Receipt:
     def runs_in(self, task: "asyncio.Task[Any]") -> bool:
         return self.call.task is task
 
+    def revoke(self) -> None:
+        """Called by the engine while the key is known to be compromised: end the request, once."""
+        if not self.revoked:
+            self.revoked = True
+            self.interrupt(KeyCompromised("This API key has been revoked."))
+
     def interrupted(self) -> GatewayError | None:
         """Called on CancelledError: the tick's error, with the cancellation taken back, or None if it was another's."""
         error, self.interruption = self.interruption, None
@@ -219,6 +239,7 @@ class Receipt:
         for undo in reversed(self.give_back):
             undo()
         if not self.admitted:
+            self.bill.release()
             return
         try:
             self.process.journal.append(self._line(outcome, error))
@@ -230,12 +251,14 @@ class Receipt:
         """A call that was cut off before its answer may have been billed for what it had sent."""
         last = self.attempts[-1] if self.attempts else None
         if self.usage is None and last is not None and last.sent and last.outcome in CUT_OFF:
-            self.usage, self.usage_source = Usage(tokens_in=-(-self.ask.size // BYTES_PER_TOKEN)), "estimated"
+            self.usage, self.usage_source = Usage(counting.prompt_tokens(self.ask.fields)), "estimated"
 
     def _line(self, outcome: str, error: GatewayError | None) -> Settled:
         call, key, ask = self.call, self.call.key, self.ask
         last = self.attempts[-1].target if self.attempts else None
         usage = self.usage or NO_USAGE
+        sent = any(attempt.sent for attempt in self.attempts)
+        cost, source = self.bill.cost(last, self.usage, sent=sent)
         without_head = error.status if error else STATUS_CLIENT_CLOSED if outcome == "client_cancelled" else 200
         return Settled(
             id=call.id,
@@ -252,7 +275,7 @@ class Receipt:
             provider=last.provider.name if last else "",
             upstream_model=last.model if last else "",
             attempts=[attempt.row() for attempt in self.attempts],
-            sent=any(attempt.sent for attempt in self.attempts),
+            sent=sent,
             tokens_in=usage.tokens_in,
             tokens_out=usage.tokens_out,
             tokens_cached=usage.tokens_cached,
@@ -262,6 +285,18 @@ class Receipt:
             ttft_ms=None if self.ttft is None else round(self.ttft * 1000),
             duration_ms=round((self.process.clock() - call.started) * 1000),
             upstream_request_id=self.upstream_request_id,
+            team=key.team.id if key and key.team else "",
+            team_name=key.team.name if key and key.team else "",
+            end_user=ask.end_user,
+            reserved=self.bill.reserved,
+            charges=self.bill.settle(cost),
+            cost=cost,
+            price_source=source,
+            credits=usage.credits,
+            tokens_audio_in=usage.tokens_audio_in,
+            tokens_audio_out=usage.tokens_audio_out,
+            images=usage.images,
+            media_ms=usage.media_ms,
         )
 
 

@@ -16,10 +16,12 @@ from gateway.answers import (
 from gateway.errors import GatewayError, StreamInterrupted, UpstreamInvalid
 from gateway.refusals import refuse
 from gateway.sse import DONE, EventSplitter, error_event, events, payload
+from ledger.counting import tokens_of_bytes
 from ledger.usage import Usage, decode_usage, read_usage
 
 MAX_CHOICES = 1024
-BYTES_PER_TOKEN = 4  # of text and of JSON bodies; a rule of thumb that errs on the high side for English
+LONG_TOKEN = 8  # bytes; where the mean of a stream's events has more, each holds several tokens
+SILENT = (NULL, b'""', b"[]", b"{}")
 IDENTITY = ("id", "object", "created", "model", "system_fingerprint", "service_tier")
 EMPTY_LIST = Raw(b"[]")
 EMPTY_OBJECT = Raw(b"{}")
@@ -61,7 +63,9 @@ class ChatRelay:
         self._nameless = False  # whether this upstream leaves out what every chunk must have
         self._usage_event = b""  # held until `[DONE]`
         self._skeleton = 0  # bytes of a chunk that are not its text
+        self._silent_events = self._silent_bytes = 0  # what has been relayed that is no text: role, finish, usage
         self._obfuscated = False
+        self._speaks = False  # whether the event that is being read holds any text
 
     @property
     def finished(self) -> bool:
@@ -98,21 +102,25 @@ class ChatRelay:
         if isinstance(self.failed, UpstreamInvalid):
             self.failed, rest = None, b""  # half an event: the stream was cut
         elif self.failed is None and not self.done and self.finished:
-            rest += self._closing()
+            closing = self._closing()
+            rest += closing
+            self._silent_events += closing.count(b"\n\n")
+            self._silent_bytes += len(closing)
         if self.failed is None and not self.done:
             raise StreamInterrupted("The provider's stream ended before its answer was complete.", sent=True)
         self.bytes_relayed += len(rest)
         self.events_relayed += rest.count(b"\n\n")
         return rest
 
-    def estimate(self, prompt_bytes: int = 0) -> Usage:
-        """Tokens of a stream that brought no usage, from counts alone: at least one for each event, for its text bytes
-        a quarter. With obfuscation, which pads events to hide their length, only the events say something."""
-        text = 0 if self._obfuscated else max(self.bytes_relayed - self.events_relayed * self._skeleton, 0)
-        return Usage(
-            tokens_in=-(-prompt_bytes // BYTES_PER_TOKEN),
-            tokens_out=max(self.events_relayed, -(-text // BYTES_PER_TOKEN)),
-        )
+    def estimate(self, tokens_in: int = 0) -> Usage:
+        """Tokens of a stream that brought no usage, from counts alone: one for each event that says something, as most
+        providers stream; a quarter of the text's bytes where the events are too long for that. With obfuscation, which
+        pads events to hide their length, only the events count.
+        """
+        speaking = self.events_relayed - self._silent_events
+        text = self.bytes_relayed - self._silent_bytes - speaking * self._skeleton
+        single = self._obfuscated or text <= speaking * LONG_TOKEN
+        return Usage(tokens_in, speaking if single else tokens_of_bytes(text))
 
     def _is_plain(self, block: bytes, count: int) -> bool:
         """Whether these events may pass unread. A key inside a JSON string has a backslash before its last quote.
@@ -133,7 +141,11 @@ class ChatRelay:
         out: list[bytes] = []
         for event in events(block):
             if self._always_parse or not self._is_plain(event, 1):
+                self._speaks = False
                 event = self._mended(event)
+                if not self._speaks:
+                    self._silent_events += event.count(b"\n\n")
+                    self._silent_bytes += len(event)
             out.append(event)
             if self.done or self.failed is not None:
                 break
@@ -177,6 +189,7 @@ class ChatRelay:
         if not self._wants_usage and bytes(chunk.get("usage", b"")) == NULL:
             del chunk["usage"]
         choices = decode_choices(chunk["choices"])
+        self._speaks = any(map(self._is_speaking, choices))
         before = [dict(choice) for choice in choices]
         for choice in choices:
             self._mend_choice(choice)
@@ -187,6 +200,14 @@ class ChatRelay:
             self._identify(chunk)
         if self._roles and (not self._chat or len(self._roles) >= self._choices):
             self._always_parse = self._nameless
+
+    def _is_speaking(self, choice: Fields) -> bool:
+        if not self._chat:
+            return bytes(choice.get("text", NULL)) not in SILENT
+        delta = choice.get("delta")
+        if delta is None or bytes(delta) in SILENT:
+            return False
+        return any(bytes(value) not in SILENT for name, value in decode_fields(delta).items() if name != "role")
 
     def _mend_choice(self, choice: Fields) -> None:
         index = bytes(choice.get("index", b"0"))[:16]

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 from django.contrib import admin
 from django.core.paginator import Paginator
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, StreamingHttpResponse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from ledger import export, money_admin
 from ledger.models import UsageRecord
 from providers.models import ClientKey, ModelAlias
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:  # generic for the type checker alone
     _ModelAdmin = admin.ModelAdmin[UsageRecord]
 else:
     _Paginator, _ModelAdmin = Paginator, admin.ModelAdmin
+
+__all__ = ["UsageRecordAdmin", "money_admin"]
 
 COUNTED = 10_000
 CHOICES = 200
@@ -106,6 +109,7 @@ class UsageRecordAdmin(_ModelAdmin):
         "outcome",
         "status",
         "tokens",
+        "cost",
         "duration",
         "flagged",
         "id",
@@ -121,15 +125,24 @@ class UsageRecordAdmin(_ModelAdmin):
     search_help_text = "A request id or a key id, whole."
     # Only by what has an index.
     sortable_by = ("when", "id")
-    actions = None
+    actions = ("export_csv",)
     fieldsets = (
         (None, {"fields": ("id", "started_at", "outcome", "status", "error_code", "flagged")}),
-        ("Who asked for what", {"fields": ("key_name", "key_id", "endpoint", "alias", "model", "stream")}),
+        (
+            "Who asked for what",
+            {
+                "fields": (
+                    *("key_name", "key_id", "team_name", "team_id", "end_user"),
+                    *("endpoint", "alias", "model", "stream"),
+                )
+            },
+        ),
         ("Who answered", {"fields": ("provider", "upstream_model", "upstream_request_id", "sent", "attempt_table")}),
         (
             "Tokens",
             {"fields": ("tokens_in", "tokens_cached", "tokens_out", "tokens_reasoning", "usage_source")},
         ),
+        ("Money", {"fields": ("cost", "price_source", "reserved", "credits", "accounts")}),
         ("Time and size", {"fields": ("ttft_ms", "duration_ms", "bytes_out")}),
     )
 
@@ -152,6 +165,12 @@ class UsageRecordAdmin(_ModelAdmin):
 
     def get_readonly_fields(self, request: HttpRequest, obj: UsageRecord | None = None) -> list[str]:
         return [*(field.name for field in UsageRecord._meta.fields), "attempt_table"]
+
+    @admin.action(description="Export the selected rows as CSV", permissions=["view"])
+    def export_csv(self, request: HttpRequest, queryset: QuerySet[UsageRecord]) -> StreamingHttpResponse:
+        answer = StreamingHttpResponse(export.lines(queryset), content_type="text/csv; charset=utf-8")
+        answer.headers["content-disposition"] = 'attachment; filename="usage.csv"'
+        return answer
 
     @admin.display(description="duration")
     def duration(self, row: UsageRecord) -> str:

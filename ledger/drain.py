@@ -8,14 +8,17 @@ from typing import Any
 import msgspec
 from django.db import DataError, connection, models, transaction
 
+from ledger import alerts, leases, rollups
 from ledger.entries import Settled
+from ledger.fields import MoneyField
 from ledger.models import UsageRecord
 from ledger.storable import storable
 from ledger.tape import Reject
 
 _COLUMNS = [field.attname for field in UsageRecord._meta.concrete_fields]
 # Asked of every field, the question what its database value is took a third of the drain's time.
-_ADAPTED = [f for f in UsageRecord._meta.concrete_fields if isinstance(f, (models.DateTimeField, models.JSONField))]
+_DIFFERENT = (models.DateTimeField, models.JSONField, MoneyField)
+_ADAPTED = [field for field in UsageRecord._meta.concrete_fields if isinstance(field, _DIFFERENT)]
 
 # What an entry's values can cause. All else is the database's: no connection, a full disk, a table that is not there,
 # and a broken constraint too, since `storable` keeps within all that the model has.
@@ -26,9 +29,10 @@ def store(entries: Sequence[Settled]) -> list[str]:
     """Insert the rows that are not there yet, in one transaction; returns the ids of those.
 
     Raises django.db.Error or ValueError, and has stored nothing then. In the caller's own transaction it is a part of
-    that: what moves with a row (rollups, spent money) moves for the returned ids, and so once.
+    that. What moves with a row (daily totals, spent money) moves for the returned ids, and so once.
     """
-    rows = [_parameters(row_of(entry)) for entry in entries]
+    columns = [row_of(entry) for entry in entries]
+    rows = [_parameters(dict(row)) for row in columns]
     # SQLite takes a bounded number of parameters a statement.
     step = (connection.features.max_query_params or 65_535) // len(_COLUMNS)
     new: list[str] = []
@@ -37,7 +41,20 @@ def store(entries: Sequence[Settled]) -> list[str]:
             part = rows[start : start + step]
             cursor.execute(_insert(len(part)), list(chain.from_iterable(part)))
             new += [request_id for (request_id,) in cursor.fetchall()]
+        _move(entries, columns, set(new))
     return new
+
+
+def _move(entries: Sequence[Settled], columns: Sequence[dict[str, Any]], new: set[str]) -> None:
+    """Rollups and budgets, for each row that was not there before, in the same transaction: exactly once, therefore."""
+    # Of two lines for the same request the first became the row.
+    first: dict[str, tuple[Settled, dict[str, Any]]] = {}
+    for entry, row in zip(entries, columns, strict=True):
+        if row["id"] in new:
+            first.setdefault(row["id"], (entry, row))
+    if first:
+        rollups.add(row for _, row in first.values())
+        alerts.note(leases.spend(entry for entry, _ in first.values()))
 
 
 def store_each(entries: Sequence[Settled], reject: Reject) -> list[str]:
@@ -63,13 +80,14 @@ def row_of(entry: Settled) -> dict[str, Any]:
         row["started_at"] = datetime.fromtimestamp(row.pop("at"), UTC)
     except (OverflowError, OSError) as error:
         raise ValueError("not a time") from error
-    row["key_id"] = row.pop("key")
+    row["key_id"], row["team_id"] = row.pop("key"), row.pop("team")
+    row["accounts"] = [account for account, _, _ in row.pop("charges")]
     row["flagged"] = entry.outcome == "lost" or (entry.outcome == "upstream_timeout" and entry.sent)
     return row
 
 
 def _parameters(row: dict[str, Any]) -> list[Any]:
-    """The row's values in the order of the columns; only times and JSON look different in the two databases."""
+    """The row's values in the order of the columns; only times, JSON and money look different there."""
     for field in _ADAPTED:
         row[field.attname] = field.get_db_prep_save(row[field.attname], connection)
     return [row[name] for name in _COLUMNS]

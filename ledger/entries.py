@@ -1,8 +1,12 @@
 """The two lines that a request leaves in the journal: one when it is admitted, one when it is settled (pure)."""
 
+from decimal import Decimal
 from typing import Any
 
 import msgspec
+
+# What a request holds of a budget's account: the account's id, the lease that it is taken from, units (ledger.money).
+Charge = tuple[str, str, int]
 
 
 class Opened(msgspec.Struct, tag="open", tag_field="t", omit_defaults=True):
@@ -16,6 +20,11 @@ class Opened(msgspec.Struct, tag="open", tag_field="t", omit_defaults=True):
     alias: str = ""  # the alias that matched, such as `mistral/*`
     model: str = ""  # the name that the client asked for
     stream: bool = False
+    team: str = ""  # the team's id
+    team_name: str = ""
+    end_user: str = ""
+    reserved: Decimal | None = None  # US dollars, the most that it can cost; None where the price is unknown
+    charges: list[Charge] = []  # msgspec copies it for each struct
 
 
 class Settled(Opened, tag="done", tag_field="t", omit_defaults=True):
@@ -26,7 +35,7 @@ class Settled(Opened, tag="done", tag_field="t", omit_defaults=True):
     error_code: str = ""
     provider: str = ""  # the provider that answered, or was tried last
     upstream_model: str = ""
-    attempts: list[dict[str, Any]] = []  # msgspec copies it for each struct
+    attempts: list[dict[str, Any]] = []
     sent: bool = False  # whether bytes of the request may have reached a provider
     tokens_in: int = 0
     tokens_out: int = 0
@@ -37,6 +46,13 @@ class Settled(Opened, tag="done", tag_field="t", omit_defaults=True):
     ttft_ms: int | None = None  # to the first upstream byte, from the request's head
     duration_ms: int = 0
     upstream_request_id: str = ""
+    cost: Decimal | None = None  # US dollars; None: unknown
+    price_source: str = ""  # operator, genai-prices, charge (for an unknown price), reservation; "" where unknown
+    credits: Decimal | None = None  # what the provider says that it took, in its own unit
+    tokens_audio_in: int = 0
+    tokens_audio_out: int = 0
+    images: int = 0
+    media_ms: int = 0
 
 
 Entry = Opened | Settled

@@ -74,6 +74,11 @@ class Journal:
         """Bytes that are appended and not yet rows."""
         return self._size - self._tape.position + sum(map(len, self._held))
 
+    @property
+    def away(self) -> bool:
+        """Whether the last attempt to make rows failed."""
+        return self._away
+
     def append(self, entry: Entry) -> None:
         """Write one line. Raises JournalError at once where there is no room, and works again once there is.
 

@@ -12,6 +12,7 @@ class LogLines:
     """Stands where a journal does. The log is written through at once, so that a line is out before the call is."""
 
     pending = 0
+    away = False  # there is no database that could be
 
     def __init__(self) -> None:
         self._log = structlog.get_logger("ledger")

@@ -26,6 +26,10 @@ LENGTHS: Mapping[str, int] = {
     "upstream_model": 300,
     "usage_source": 20,
     "upstream_request_id": 200,
+    "team": 40,
+    "team_name": 100,
+    "end_user": 200,
+    "price_source": 20,
 }
 # The largest value of each numeric column: 16, 32 and 64 bits with sign.
 LARGEST: Mapping[str, int] = {
@@ -34,6 +38,10 @@ LARGEST: Mapping[str, int] = {
     "tokens_out": 2_147_483_647,
     "tokens_cached": 2_147_483_647,
     "tokens_reasoning": 2_147_483_647,
+    "tokens_audio_in": 2_147_483_647,
+    "tokens_audio_out": 2_147_483_647,
+    "images": 2_147_483_647,
+    "media_ms": 9_223_372_036_854_775_807,
     "bytes_out": 9_223_372_036_854_775_807,
     "ttft_ms": 2_147_483_647,
     "duration_ms": 2_147_483_647,

@@ -96,6 +96,7 @@ class Tape:
 
 
 def lost(opened: Opened) -> Settled:
-    """The account of a request whose process died: nobody knows how far it came, so it may have been sent."""
+    """The account of a request whose process died: nobody knows how far it came, so it is charged all that it could."""
     known = {name: getattr(opened, name) for name in Opened.__struct_fields__}
-    return Settled(**known, outcome="lost", status=0, sent=True)
+    source = "" if opened.reserved is None else "reservation"
+    return Settled(**known, outcome="lost", status=0, sent=True, cost=opened.reserved, price_source=source)

@@ -1,6 +1,7 @@
 """The tokens of one call, as providers report them (pure): https://platform.openai.com/docs/api-reference/chat/object."""
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -10,12 +11,17 @@ CACHED_NAMES = ("prompt_cache_hit_tokens", "cached_tokens")
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens; `tokens_cached` is a part of `tokens_in`, `tokens_reasoning` a part of `tokens_out`."""
+    """Tokens; `tokens_cached` is a part of `tokens_in`, `tokens_reasoning` a part of `tokens_out`, audio of either."""
 
     tokens_in: int = 0
     tokens_out: int = 0
     tokens_cached: int = 0
     tokens_reasoning: int = 0
+    tokens_audio_in: int = 0
+    tokens_audio_out: int = 0
+    images: int = 0
+    media_ms: int = 0  # milliseconds of audio or video
+    credits: Decimal | None = None  # what the provider itself says that it took, in its own unit: OpenRouter's `cost`
 
 
 def read_usage(value: object) -> Usage | None:
@@ -37,8 +43,19 @@ def read_usage(value: object) -> Usage | None:
     cached = _count(_part(value, "prompt_tokens_details", "input_tokens_details"), "cached_tokens")
     if cached is None:
         cached = _count(value, *CACHED_NAMES)
-    reasoning = _count(_part(value, "completion_tokens_details", "output_tokens_details"), "reasoning_tokens")
-    return Usage(tokens_in, tokens_out, min(cached or 0, tokens_in), min(reasoning or 0, tokens_out))
+    spoken = _part(value, "completion_tokens_details", "output_tokens_details")
+    reasoning = _count(spoken, "reasoning_tokens")
+    heard = _count(_part(value, "prompt_tokens_details", "input_tokens_details"), "audio_tokens")
+    audio = _count(spoken, "audio_tokens")
+    return Usage(
+        tokens_in,
+        tokens_out,
+        min(cached or 0, tokens_in),
+        min(reasoning or 0, tokens_out),
+        min(heard or 0, tokens_in),
+        min(audio or 0, tokens_out),
+        credits=_amount(value.get("cost")),
+    )
 
 
 def decode_usage(data: bytes | msgspec.Raw) -> Usage | None:
@@ -62,4 +79,11 @@ def _count(value: Mapping[str, Any], *names: str) -> int | None:
         number = value.get(name)
         if isinstance(number, int | float) and not isinstance(number, bool) and 0 <= number < 2**53:
             return int(number)
+    return None
+
+
+def _amount(value: object) -> Decimal | None:
+    """A number of credits; through its text, since that is what the provider wrote."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 10**8:
+        return Decimal(str(value))
     return None

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from providers import dialects, keys, quirks, references, timeouts, vault
+from providers import allowances, dialects, keys, quirks, references, timeouts, vault
 from providers.addresses import AddressError
-from providers.models import ClientKey, Credential, ModelAlias, Provider, Route
-from providers.targets import AliasCard, CredentialCard, KeyCard, ProviderCard, RouteCard
+from providers.models import ClientKey, Credential, ModelAlias, Provider, Route, Team, settings_of
+from providers.targets import AliasCard, CredentialCard, KeyCard, ProviderCard, RouteCard, TeamCard
 
 # Whatever a bad value in a column can raise. The messages of our own errors name no secret.
 FAULTS = (ValueError, TypeError, AttributeError, vault.VaultError, references.BadReference)
@@ -58,6 +58,7 @@ def alias_card(row: ModelAlias, routes: Iterable[Route]) -> AliasCard:
             retry_after_timeout=row.retry_after_timeout,
             early_200=row.early_200,
             created=int(row.created_at.timestamp()),
+            limits=allowances.limits_of(allowances.checked(allowances.ALIAS, settings_of(row, allowances.ALIAS))),
         )
     except FAULTS as error:
         raise BadRow(f"alias {row.name}: {error}") from None
@@ -68,13 +69,29 @@ def key_card(row: ClientKey) -> KeyCard:
         raise BadRow(f"client key {row.id}: aliases must be a list of names")
     if len(row.digest) != keys.DIGEST_BYTES:
         raise BadRow(f"client key {row.id}: its digest has not {keys.DIGEST_BYTES} bytes")
-    return KeyCard(
+    ends_at = row.ends_at
+    card = KeyCard(
         id=row.id,
         name=row.name,
         pepper_id=row.pepper_id,
         digest=bytes(row.digest),
         aliases=tuple(row.aliases),
-        enabled=row.enabled,
-        expires_at=row.expires_at.timestamp() if row.expires_at else None,
+        enabled=row.enabled and row.compromised_at is None,
+        expires_at=ends_at.timestamp() if ends_at else None,
         kind=row.kind,
+        principal=row.principal,
+        repepper=row.pepper_deadline is not None,
     )
+    try:
+        values = allowances.checked(allowances.KEY, settings_of(row, allowances.KEY))
+        return allowances.allow(card, values, team_card(row.team) if row.team else None)
+    except FAULTS as error:
+        raise BadRow(f"client key {row.id}: {error}") from None
+
+
+def team_card(row: Team) -> TeamCard:
+    try:
+        values = allowances.checked(allowances.TEAM, settings_of(row, allowances.TEAM))
+    except FAULTS as error:
+        raise BadRow(f"team {row.name}: {error}") from None
+    return allowances.team_card(row.id, row.name, values, enabled=row.enabled)

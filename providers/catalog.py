@@ -5,9 +5,11 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import timedelta
 from typing import TypeVar
 
 from django.db import DatabaseError
+from django.utils import timezone
 
 from providers import keyring, overlay
 from providers.cards import BadRow, alias_card, credential_card, key_card, provider_card
@@ -23,6 +25,8 @@ __all__ = ["Catalog", "Reader", "current", "install"]
 FULL_EVERY = 60.0  # seconds
 # Beyond this many changed ids of a kind, all of the kind is read: SQLite bounds a statement's parameters.
 MAX_IDS = 900
+# No request lasts as long.
+COMPROMISED_FOR = timedelta(days=1)
 
 log = logging.getLogger("providers.catalog")
 Cards = TypeVar("Cards", ProviderCard, AliasCard, KeyCard)
@@ -50,6 +54,7 @@ class Reader:
         self._providers: Mapping[str, ProviderCard] = {}
         self._aliases: Mapping[str, AliasCard] = {}
         self._keys: Mapping[str, KeyCard] = {}
+        self._compromised: frozenset[str] = frozenset()
         self._loaded: tuple[float, float] | None = None  # wall and monotonic time of the last full load
         self._failing = False
 
@@ -60,6 +65,7 @@ class Reader:
             if self._database:
                 self._forget(self._log.restart())
                 self._providers, self._aliases, self._keys = read_providers(), read_aliases(), read_keys()
+                self._compromised = read_compromised()
         except Exception as error:  # whatever it is, requests go on with what there is
             self._failed(error)
             if not current().loaded_at:
@@ -105,13 +111,19 @@ class Reader:
             self._providers = merged(self._providers, changed["provider"], read_providers)
         if "modelalias" in changed:
             self._aliases = merged(self._aliases, changed["modelalias"], read_aliases)
+        if "team" in changed:
+            # A key's card holds its team's.
+            changed["clientkey"].add(EVERY)
         if "clientkey" in changed:
             self._keys = merged(self._keys, changed["clientkey"], read_keys)
+            self._compromised = read_compromised()
 
     def _forget(self, news: Iterable[ChangeTarget]) -> None:
         for kind, object_id in news:
             if kind == "clientkey":
                 keyring.forget(object_id or None)
+            elif kind == "team":
+                keyring.forget(None)
 
     def _read_overlay(self) -> None:
         try:
@@ -130,6 +142,8 @@ class Reader:
                 (*self._overlay.aliases, *self._aliases.values()),
                 (*self._overlay.keys, *self._keys.values()),
                 loaded_at,
+                gateway_budgets=self._overlay.gateway_budgets,
+                compromised=self._compromised,
             )
         )
 
@@ -209,7 +223,7 @@ def read_aliases(ids: Collection[str] | None = None) -> dict[str, AliasCard]:
 
 def read_keys(ids: Collection[str] | None = None) -> dict[str, KeyCard]:
     """The cards of those keys from elsewhere, of the oldest 10,000 by default; our own form is no part of it."""
-    rows = ClientKey.objects.filter(foreign=True).order_by("created_at", "id")
+    rows = ClientKey.objects.filter(foreign=True).select_related("team").order_by("created_at", "id")
     if ids is not None:
         rows = rows.filter(pk__in=ids)
     found: dict[str, KeyCard] = {}
@@ -219,3 +233,9 @@ def read_keys(ids: Collection[str] | None = None) -> dict[str, KeyCard]:
         except BadRow as error:
             log.error("left out: %s", error)
     return found
+
+
+def read_compromised() -> frozenset[str]:
+    """The ids of the keys whose running requests are to be ended; of older ones none is running any more."""
+    since = timezone.now() - COMPROMISED_FOR
+    return frozenset(ClientKey.objects.filter(compromised_at__gte=since).values_list("pk", flat=True))

@@ -11,6 +11,8 @@ from django.db.models.signals import post_save
 from django.dispatch import receiver
 from django.utils import timezone
 
+from providers import audit
+
 # Beyond this many rows one entry, with the id EVERY, stands for all rows of the kind.
 NAMED_LIMIT = 500
 EVERY = ""
@@ -51,9 +53,14 @@ class TrackedQuerySet(models.QuerySet[T]):
         using = self.db_for_writing
         with transaction.atomic(using=using):
             rows = self._pinned(using)
+            audited = audit.is_kept(self.model, kwargs)
             if rows is None:
                 record(self._every(), using=using)
-                return super().update(**kwargs)
+                every = self.using(using).order_by().select_for_update(of=("self",)) if audited else self.none()
+                named = list(every.values_list("pk", flat=True))
+                updated = super().update(**kwargs)
+                audit.note(self.model, named, using=using)
+                return updated
             if not rows:
                 return 0
             record((row.change_target() for row in rows), using=using)
@@ -62,6 +69,8 @@ class TrackedQuerySet(models.QuerySet[T]):
             count = super(TrackedQuerySet, self.filter(pk__in=pks)).update(**kwargs)
             # A row may have moved to another parent, which then has changed as well.
             record(stored_targets(self.model, pks, using=using), using=using)
+            if audited:
+                audit.note(self.model, pks, using=using)
             return count
 
     update.alters_data = True  # type: ignore[attr-defined]
@@ -84,6 +93,7 @@ class TrackedQuerySet(models.QuerySet[T]):
         with transaction.atomic(using=using):
             made = super().bulk_create(objs, *args, **kwargs)
             record((row.change_target() for row in made), using=using)
+            audit.note(self.model, [row.pk for row in made], using=using, made=True)
             return made
 
     def bulk_update(self, objs: Iterable[T], *args: Any, **kwargs: Any) -> int:

@@ -11,9 +11,9 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register  # noqa: A004
 from django.db import DatabaseError
 
-from providers import vault
+from providers import repepper, vault
 from providers.addresses import AddressError
-from providers.models import ClientKey, Credential
+from providers.models import Credential
 
 Row = TypeVar("Row")
 
@@ -44,7 +44,7 @@ def check_credentials(databases: Sequence[str] | None = None, **kwargs: Any) -> 
 @register(Tags.database)
 def check_peppers(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
     """gateway.E004: client keys that no request can use, because their pepper is not configured."""
-    used = ClientKey.objects.filter(enabled=True).order_by().values_list("pepper_id", flat=True).distinct()
+    used = repepper.live().order_by().values_list("pepper_id", flat=True).distinct()
     return [
         Error(
             f"There are client keys under the pepper {pepper_id!r}, which is not in GATEWAY_KEY_PEPPERS.",

@@ -1,4 +1,4 @@
-"""The configuration file: YAML with `providers`, `aliases` and `keys`, read and checked as a whole (pure).
+"""The configuration file: YAML with `providers`, `aliases`, `teams` and `keys`, read and checked as a whole (pure).
 
 Every fault is found in one pass and named by its path, such as `aliases.fast.routes[0].provider`. Secrets stand in it
 as references only, so that the file may be kept under version control.
@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from providers import aliases as alias_names
-from providers import places, references
+from providers import allowances, places, references
 from providers.addresses import AddressPolicy
 from providers.draft import ProviderValues, settled
 from providers.presets import Preset, presets
@@ -23,14 +23,16 @@ MAX_CHARS = 4 * 1024 * 1024
 MAX_WEIGHT = 32_767
 MODEL_CHARS = 300
 KNOWN = {
-    "": {"providers", "aliases", "keys"},
+    "": {"providers", "aliases", "teams", "keys"},
     "provider": {"preset", "dialect", "base_url", "options", "quirks", "timeouts", "credentials", "enabled"},
-    "alias": {"strategy", "routes", "retry_after_timeout", "early_200", "enabled"},
+    "alias": {"strategy", "routes", "retry_after_timeout", "early_200", "enabled", *allowances.ALIAS},
     "route": {"provider", "model", "weight"},
-    "key": {"kind", "aliases", "expires_at", "existing", "enabled"},
+    "team": {"enabled", *allowances.TEAM},
+    "key": {"kind", "aliases", "expires_at", "existing", "enabled", "team", *allowances.KEY},
 }
 
 Entry = TypeVar("Entry")
+Settings = Mapping[str, Any]  # the settings of providers/allowances.py, every one of them
 
 
 class ConfigError(Exception):
@@ -39,6 +41,10 @@ class ConfigError(Exception):
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = tuple(problems)
+
+
+def defaults(known: Mapping[str, allowances.Setting]) -> Settings:
+    return allowances.settled(known, {})[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,14 @@ class AliasEntry:
     retry_after_timeout: bool = False
     early_200: bool = False
     enabled: bool = True
+    settings: Settings = field(default_factory=lambda: defaults(allowances.ALIAS))
+
+
+@dataclass(frozen=True, slots=True)
+class TeamEntry:
+    name: str
+    enabled: bool = True
+    settings: Settings = field(default_factory=lambda: defaults(allowances.TEAM))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +91,8 @@ class KeyEntry:
     expires_at: datetime | None = None
     existing: str = ""
     enabled: bool = True
+    team: str = ""
+    settings: Settings = field(default_factory=lambda: defaults(allowances.KEY))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +101,7 @@ class Configuration:
 
     providers: tuple[ProviderEntry, ...] = ()
     aliases: tuple[AliasEntry, ...] = ()
+    teams: tuple[TeamEntry, ...] = ()
     keys: tuple[KeyEntry, ...] = ()
 
 
@@ -114,9 +131,12 @@ def parse(text: str, policy: AddressPolicy, *, database: bool = True) -> Configu
         raise ConfigError([str(error)]) from None
     named = top.get("providers")
     reader.providers = frozenset(named) if isinstance(named, dict) else frozenset()
+    named = top.get("teams")
+    reader.teams = frozenset(named) if isinstance(named, dict) else frozenset()
     found = Configuration(
         tuple(reader.each(top, "providers", reader.provider)),
         tuple(reader.each(top, "aliases", reader.alias)),
+        tuple(reader.each(top, "teams", reader.team)),
         tuple(reader.each(top, "keys", reader.key)),
     )
     if reader.problems:
@@ -132,6 +152,7 @@ class _Reader:
         self.database = database
         self.problems: list[str] = []
         self.providers: frozenset[Any] = frozenset()
+        self.teams: frozenset[Any] = frozenset()
 
     def fault(self, path: str, message: str) -> None:
         self.problems.append(f"{path}: {message}" if path else message)
@@ -236,7 +257,20 @@ class _Reader:
             retry_after_timeout=self.flag(entry, "retry_after_timeout", path, default=False),
             early_200=self.flag(entry, "early_200", path, default=False),
             enabled=self.flag(entry, "enabled", path, default=True),
+            settings=self._settings(allowances.ALIAS, entry, path),
         )
+
+    def _settings(self, known: Mapping[str, allowances.Setting], entry: dict[str, Any], path: str) -> Settings:
+        values, faults = allowances.settled(known, entry)
+        for name, wrong in faults.items():
+            self.fault(f"{path}.{name}", wrong)
+        return values
+
+    def team(self, name: str, value: Any, path: str) -> TeamEntry:
+        self._short_name(name, path, "a team's name")
+        entry = self.mapping(value, path, KNOWN["team"])
+        enabled = self.flag(entry, "enabled", path, default=True)
+        return TeamEntry(name, enabled, self._settings(allowances.TEAM, entry, path))
 
     def _route(self, value: Any, path: str) -> RouteEntry:
         entry = self.mapping(value, path, KNOWN["route"])
@@ -259,8 +293,7 @@ class _Reader:
             self.fault(path, str(error))
 
     def key(self, name: str, value: Any, path: str) -> KeyEntry:
-        if not name.strip() or len(name) > KEY_NAME_CHARS:
-            self.fault(path, f"a key's name has 1 to {KEY_NAME_CHARS} characters")
+        self._short_name(name, path, "a key's name")
         entry = self.mapping(value, path, KNOWN["key"])
         if self.text(entry, "kind", path, "secret") != "secret":
             self.fault(f"{path}.kind", "there is one kind of client key: secret")
@@ -272,13 +305,22 @@ class _Reader:
             self._alias_name(pattern, f"{path}.aliases[{index}]")
         if "existing" in entry:
             self._reference(entry["existing"], f"{path}.existing")
+        team = self.text(entry, "team", path)
+        if team and team not in self.teams:
+            self.fault(f"{path}.team", f'no team named "{team}"')
         return KeyEntry(
             name,
             aliases=tuple(patterns),
             expires_at=self._moment(entry.get("expires_at"), f"{path}.expires_at"),
             existing=entry.get("existing", ""),
             enabled=self.flag(entry, "enabled", path, default=True),
+            team=team,
+            settings=self._settings(allowances.KEY, entry, path),
         )
+
+    def _short_name(self, name: str, path: str, what: str) -> None:
+        if not name.strip() or len(name) > KEY_NAME_CHARS:
+            self.fault(path, f"{what} has 1 to {KEY_NAME_CHARS} characters")
 
     def _moment(self, value: Any, path: str) -> datetime | None:
         if isinstance(value, str):

@@ -8,12 +8,11 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.utils.text import capfirst
 
-from providers import aliases as alias_names
 from providers import dialects
 from providers.addresses import AddressError, origin
 from providers.configfile import ConfigError
 from providers.draft import ProviderValues, settled
-from providers.models import ClientKey, Credential, ModelAlias, Provider, Route, every_alias
+from providers.models import Credential, ModelAlias, Provider, Route
 from providers.overlay import address_policy
 
 
@@ -147,11 +146,30 @@ def _origin(base_url: str) -> str:
         return base_url
 
 
-class AliasForm(forms.ModelForm):  # type: ignore[type-arg]
+LIMIT_HELP = {
+    "rpm": "0: no limit.",
+    "burst": "How many of them may come at a stroke. 0: a tenth of them.",
+    "tpm": "Of input and output together. 0: no limit.",
+    "concurrency": "0: no limit.",
+}
+
+
+class OptionalNumbers(forms.ModelForm):  # type: ignore[type-arg]
+    """An empty number is no limit."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for field in self.fields.values():
+            if isinstance(field, forms.IntegerField):
+                field.required = False
+
+
+class AliasForm(OptionalNumbers):
     class Meta:
         model = ModelAlias
-        fields = ("name", "strategy", "enabled", "retry_after_timeout", "early_200")
+        fields = ("name", "strategy", "enabled", "retry_after_timeout", "early_200", *LIMIT_HELP)
         help_texts = {
+            **LIMIT_HELP,
             "name": "What clients send as model: fast for one name, "
             "mistral/* for all that begin so, * for every other.",
             "strategy": "In order: the first route, the next one when it fails. "
@@ -188,40 +206,3 @@ class RouteFormSet(forms.BaseInlineFormSet):  # type: ignore[type-arg]
         kept = [form for form in self.forms if form.has_changed() or form.instance.pk]
         if not any(form.is_valid() and not form.cleaned_data.get("DELETE") for form in kept):
             raise ValidationError("An alias needs at least one route: choose a provider below.")
-
-
-class PatternLines(forms.CharField):
-    """Alias patterns, one a line, as a list."""
-
-    widget = forms.Textarea(attrs={"rows": 4, "class": "json", "spellcheck": "false"})
-
-    def prepare_value(self, value: Any) -> Any:
-        return "\n".join(str(item) for item in value) if isinstance(value, list) else value
-
-    def has_changed(self, initial: Any, data: Any) -> bool:
-        return bool(super().has_changed(self.prepare_value(initial), data))
-
-    def to_python(self, value: Any) -> Any:
-        patterns = [line.strip() for line in str(super().to_python(value)).splitlines() if line.strip()]
-        try:
-            alias_names.check_all(patterns)
-        except ValueError as error:
-            raise ValidationError(capfirst(str(error))) from None
-        return patterns
-
-
-class ClientKeyForm(forms.ModelForm):  # type: ignore[type-arg]
-    aliases = PatternLines(
-        required=False,
-        initial=every_alias,
-        help_text="The models that it may ask for, one a line: fast, mistral/*, or * for all. Empty: none.",
-    )
-
-    class Meta:
-        model = ClientKey
-        fields = ("name", "aliases", "expires_at", "enabled")
-        help_texts = {
-            "name": "Who holds it, such as web-app or anna-laptop.",
-            "expires_at": "From then on it is refused. Empty: it does not expire.",
-            "enabled": "Switched off, it is refused within two seconds, everywhere.",
-        }

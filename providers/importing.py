@@ -3,17 +3,18 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from django.conf import settings
 from django.db import transaction
 from django.db.models import ProtectedError
 
-from providers import keys, references
+from providers import allowances, keys, references
 from providers.configfile import ConfigError, Configuration, KeyEntry
 from providers.managers import KeyRefused
-from providers.models import FROM_ADMIN, FROM_FILE, ClientKey, Credential, ModelAlias, Provider, Route
+from providers.models import FROM_ADMIN, FROM_FILE, ClientKey, Credential, ModelAlias, Provider, Route, Team
 from providers.overlay import weakness
-from providers.sync import ALIASES, KEYS, PROVIDERS, Change, Rows, View, compare, views_of
+from providers.sync import ALIASES, KEYS, PROVIDERS, SECTIONS, TEAMS, Change, Rows, View, compare, views_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +68,12 @@ class _Importer:
         for change in compare(self.rows.views(), wanted):
             self._sort_out(change)
         self._adopt_unchanged(wanted)
-        self.changes.sort(key=lambda change: ((PROVIDERS, ALIASES, KEYS).index(change.section), change.name))
+        self.changes.sort(key=lambda change: (SECTIONS.index(change.section), change.name))
         self._refuse()
         for change in self.changes:
             if change.action != "delete":
                 self._write(change, wanted[change.section][change.name])
-        # Aliases before providers: a route protects the provider that it leads to.
+        # Aliases before providers, keys before teams: a row protects what it leads to.
         for change in sorted(self.changes, key=lambda change: change.section):
             if change.action == "delete":
                 self._delete(change)
@@ -110,6 +111,7 @@ class _Importer:
         writers: dict[str, Callable[[str, View], None]] = {
             PROVIDERS: self._provider,
             ALIASES: self._alias,
+            TEAMS: self._team,
             KEYS: self._key,
         }
         writers[change.section](change.name, view)
@@ -140,7 +142,7 @@ class _Importer:
 
     def _alias(self, name: str, view: View) -> None:
         row = self.rows.aliases.get(name) or ModelAlias(name=name)
-        for field in ("strategy", "retry_after_timeout", "early_200", "enabled"):
+        for field in ("strategy", "retry_after_timeout", "early_200", "enabled", *allowances.ALIAS):
             setattr(row, field, view[field])
         row.source = FROM_FILE
         row.save()
@@ -156,11 +158,21 @@ class _Importer:
                 source=FROM_FILE,
             )
 
+    def _team(self, name: str, view: View) -> None:
+        row = self.rows.teams.get(name) or Team(name=name)
+        for field in ("enabled", *allowances.TEAM):
+            setattr(row, field, view[field])
+        row.source = FROM_FILE
+        row.save()
+        self.rows.teams[name] = row
+
     def _key(self, name: str, view: View) -> None:
         row = self.rows.keys.get(name) or self._existing_key(next(e for e in self.config.keys if e.name == name))
         if row is None:
             return
-        row.aliases, row.enabled, row.source = view["aliases"], view["enabled"], FROM_FILE
+        for field in ("aliases", "enabled", *allowances.KEY):
+            setattr(row, field, view[field])
+        row.team, row.source = self.rows.teams.get(view["team"]), FROM_FILE
         row.expires_at = datetime.fromisoformat(view["expires_at"]) if view["expires_at"] else None
         row.save()
 
@@ -179,5 +191,10 @@ class _Importer:
         try:
             self.rows.section(change.section)[change.name].delete()
         except ProtectedError as error:
-            used = sorted({route.alias.name for route in error.protected_objects if isinstance(route, Route)})
-            self.problems.append(f"{change.section}.{change.name}: is still used by the aliases {', '.join(used)}")
+            used = sorted({_user(row) for row in error.protected_objects})
+            kind = "keys" if change.section == TEAMS else "aliases"
+            self.problems.append(f"{change.section}.{change.name}: is still used by the {kind} {', '.join(used)}")
+
+
+def _user(row: Any) -> str:
+    return row.alias.name if isinstance(row, Route) else str(row.name)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from providers import keys, peppers, snapshot
+from providers import keys, peppers, repepper, snapshot
 from providers.cards import BadRow, key_card
 from providers.models import ClientKey
 from providers.targets import KeyCard
@@ -108,6 +108,13 @@ class Keyring:
         entries[digest] = Entry(card, self._wall() + kept, self._monotonic() + kept)
         if card is not None:
             self._digest_of[card.id] = digest
+
+
+def renew(token: str) -> None:
+    """Move a key whose card says `repepper` to the pepper for writing; once it is there, it does nothing."""
+    row = ClientKey.objects.with_token(token)
+    if row is not None:
+        repepper.move(row, token)
 
 
 def _in_catalog(token: str) -> KeyCard | None:

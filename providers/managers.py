@@ -1,11 +1,11 @@
 """Look-ups and births of client keys."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from providers import aliases as alias_names
-from providers import keys, peppers
+from providers import allowances, keys, peppers
 from providers.changes import TrackedManager
 
 if TYPE_CHECKING:
@@ -23,19 +23,28 @@ class KeyRefused(ValueError):
 
 class ClientKeyManager(TrackedManager["ClientKey"]):
     def mint(
-        self, name: str, *, aliases: Sequence[str] = ("*",), expires_at: datetime | None = None
+        self, name: str, *, aliases: Sequence[str] = ("*",), expires_at: datetime | None = None, **given: Any
     ) -> "tuple[ClientKey, str]":
-        """A new key and its row. The token is in no other place: show it once."""
-        _check(name, aliases)
+        """A new key and its row; `given` are settings of allowances.KEY and other columns; raises KeyRefused.
+
+        The token is in no other place: show it once.
+        """
+        given = _checked(name, aliases, given)
         minted = keys.mint()
-        row = self._born(minted.token, id=minted.id, name=name, aliases=list(aliases), expires_at=expires_at)
+        row = self._born(minted.token, id=minted.id, name=name, aliases=list(aliases), expires_at=expires_at, **given)
         return row, minted.token
 
     def adopt(
-        self, token: str, *, name: str, aliases: Sequence[str] = ("*",), expires_at: datetime | None = None
+        self,
+        token: str,
+        *,
+        name: str,
+        aliases: Sequence[str] = ("*",),
+        expires_at: datetime | None = None,
+        **given: Any,
     ) -> "ClientKey":
         """Take over a key that is out in the field, of any form but our own; raises KeyRefused."""
-        _check(name, aliases)
+        given = _checked(name, aliases, given)
         if keys.parse(token) is not None:
             raise KeyRefused(
                 f"a key from elsewhere has 1 to {keys.FOREIGN_CHARS} printable ASCII characters, no space at an end, "
@@ -46,7 +55,7 @@ class ClientKeyManager(TrackedManager["ClientKey"]):
             raise KeyRefused(f"that key is known already, as {known.name!r} ({known.id})")
         if self.filter(foreign=True).count() >= MAX_FOREIGN:
             raise KeyRefused(f"there are {MAX_FOREIGN} keys from elsewhere already: revoke and delete some")
-        return self._born(token, name=name, aliases=list(aliases), expires_at=expires_at, foreign=True)
+        return self._born(token, name=name, aliases=list(aliases), expires_at=expires_at, foreign=True, **given)
 
     def with_token(self, token: str) -> "ClientKey | None":
         """The row of a token under any configured pepper."""
@@ -58,7 +67,7 @@ class ClientKeyManager(TrackedManager["ClientKey"]):
 
     def by_id(self, key_id: str) -> "ClientKey | None":
         """The row of a public id; None where there is none."""
-        row: ClientKey | None = self.filter(pk=key_id).first()
+        row: ClientKey | None = self.select_related("team").filter(pk=key_id).first()
         return row
 
     def _born(self, token: str, **fields: object) -> "ClientKey":
@@ -69,10 +78,12 @@ class ClientKeyManager(TrackedManager["ClientKey"]):
         return row
 
 
-def _check(name: str, aliases: Sequence[str]) -> None:
+def _checked(name: str, aliases: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings as they are stored, beside the other columns; raises KeyRefused."""
     if not name.strip() or len(name) > 100:
         raise KeyRefused("a key's name has 1 to 100 characters")
     try:
         alias_names.check_all(list(aliases))
+        return {**given, **allowances.checked(allowances.KEY, given)}
     except ValueError as error:
         raise KeyRefused(str(error)) from None

@@ -1,7 +1,8 @@
 """What an operator configures: providers, their credentials, model aliases with routes, client keys."""
 
-from collections.abc import Collection
-from typing import ClassVar
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from typing import Any, ClassVar
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
@@ -9,14 +10,14 @@ from django.core.validators import MinValueValidator
 from django.db import models
 from django.utils import timezone
 
-from providers import addresses, aliases, dialects, quirks, references, timeouts, vault
+from providers import addresses, aliases, allowances, audit, dialects, quirks, references, timeouts, vault
 from providers.changes import Change, Tracked
 from providers.fields import SealedField
 from providers.ids import uuid7
 from providers.managers import ClientKeyManager
 from providers.secret import Secret
 
-__all__ = ["Change", "ClientKey", "Credential", "ModelAlias", "Provider", "Route", "Row"]
+__all__ = ["Change", "ClientKey", "Credential", "ModelAlias", "Provider", "Route", "Row", "Team"]
 
 FROM_FILE = "file"
 FROM_ADMIN = "admin"
@@ -46,6 +47,8 @@ class Provider(Row):
     quirks = models.JSONField(default=dict, blank=True)
     timeouts = models.JSONField(default=dict, blank=True)
     enabled = models.BooleanField(default=True)
+
+    history = audit.history()
 
     class Meta:
         ordering = ["name"]
@@ -82,6 +85,8 @@ class Credential(Row):
     hint = models.CharField(max_length=20, blank=True, default="", editable=False)  # the last four characters
     enabled = models.BooleanField(default=True)
 
+    history = audit.history(without=["sealed"])
+
     class Meta:
         ordering = ["created_at", "id"]
         constraints = [models.UniqueConstraint(fields=["provider", "name"], name="credential_name")]
@@ -103,6 +108,10 @@ class Credential(Row):
     def change_kinds(cls) -> Collection[str]:
         return ("provider",)
 
+    @property
+    def seal_origin(self) -> str:
+        return self.provider.origin
+
     def seal(self, secret: str) -> None:
         """Take in a token, sealed for this row and the provider's present origin; the caller saves; VaultError."""
         self.sealed = vault.seal(settings.GATEWAY_ENCRYPTION_KEYS, secret, row_id=self.id, origin=self.provider.origin)
@@ -117,7 +126,51 @@ class Credential(Row):
         return vault.unseal(settings.GATEWAY_ENCRYPTION_KEYS, self.sealed, row_id=self.id, origin=self.provider.origin)
 
 
-class ModelAlias(Row):
+def default_alerts() -> list[int]:
+    return list(allowances.BUDGET["budget_alerts"].default)
+
+
+def settings_of(row: "ModelAlias | Team | ClientKey", known: Mapping[str, allowances.Setting]) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in known}
+
+
+def settle(row: "ModelAlias | Team | ClientKey", known: Mapping[str, allowances.Setting]) -> None:
+    """Put the row's settings into the form in which they are stored; raises ValidationError at the fields."""
+    values, faults = allowances.settled(known, settings_of(row, known))
+    if faults:
+        raise ValidationError({name: f"{wrong[0].upper()}{wrong[1:]}." for name, wrong in faults.items()})
+    for name, value in values.items():
+        setattr(row, name, value)
+
+
+class Limited(models.Model):
+    """Requests and tokens a minute, and requests at once; 0 is no limit.
+
+    These columns came after the first release, whose rows are written without them: hence the database's own defaults.
+    """
+
+    rpm = models.PositiveIntegerField("requests a minute", default=0, db_default=0)
+    burst = models.PositiveIntegerField(default=0, db_default=0)
+    tpm = models.PositiveIntegerField("tokens a minute", default=0, db_default=0)
+    concurrency = models.PositiveIntegerField("requests at once", default=0, db_default=0)
+
+    class Meta:
+        abstract = True
+
+
+class Budgeted(models.Model):
+    """US dollars for a period, such as `5.00/month`, with commas between several."""
+
+    budget = models.CharField(max_length=100, blank=True, default="", db_default="")
+    budget_alerts = models.JSONField(
+        "alerts at percent", default=default_alerts, db_default=default_alerts(), blank=True
+    )
+
+    class Meta:
+        abstract = True
+
+
+class ModelAlias(Limited, Row):
     """A name that clients ask for: exact, `prefix/*`, or `*`."""
 
     ORDERED, WEIGHTED = "ordered", "weighted"
@@ -128,6 +181,8 @@ class ModelAlias(Row):
     retry_after_timeout = models.BooleanField(default=False)
     early_200 = models.BooleanField("early 200", default=False)
     enabled = models.BooleanField(default=True)
+
+    history = audit.history()
 
     class Meta:
         ordering = ["name"]
@@ -141,6 +196,7 @@ class ModelAlias(Row):
             aliases.check(self.name)
         except ValueError as error:
             raise ValidationError({"name": str(error)}) from None
+        settle(self, allowances.ALIAS)
 
 
 class Route(Row):
@@ -152,6 +208,8 @@ class Route(Row):
     model = models.CharField("upstream model", max_length=300, blank=True, default="")
     position = models.PositiveSmallIntegerField(default=0)
     weight = models.PositiveSmallIntegerField(default=1, validators=[MinValueValidator(1)])
+
+    history = audit.history()
 
     class Meta:
         ordering = ["position", "created_at", "id"]
@@ -167,11 +225,29 @@ class Route(Row):
         return ("modelalias",)
 
 
+class Team(Limited, Budgeted, Row):
+    """Client keys that share limits and a budget."""
+
+    name = models.CharField(max_length=100, unique=True)
+    enabled = models.BooleanField(default=True)
+
+    history = audit.history()
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def clean(self) -> None:
+        settle(self, allowances.TEAM)
+
+
 def every_alias() -> list[str]:
     return ["*"]
 
 
-class ClientKey(Row):
+class ClientKey(Limited, Budgeted, Row):
     """What an application holds: an id, a digest and what the key may do. The key itself is shown once and not kept."""
 
     SECRET = "secret"  # noqa: S105
@@ -186,8 +262,32 @@ class ClientKey(Row):
     aliases = models.JSONField(default=every_alias, blank=True)
     expires_at = models.DateTimeField(null=True, blank=True)
     enabled = models.BooleanField(default=True)
+    # Without its team a key would lose the team's limits: it is taken out of the team first.
+    team = models.ForeignKey(Team, on_delete=models.PROTECT, null=True, blank=True, related_name="keys")
+    end_user_rpm = models.PositiveIntegerField("requests a minute of an end user", default=0, db_default=0)
+    end_user_tpm = models.PositiveIntegerField("tokens a minute of an end user", default=0, db_default=0)
+    end_user_concurrency = models.PositiveIntegerField("requests at once of an end user", default=0, db_default=0)
+    end_user_budget = models.CharField("budget of an end user", max_length=40, blank=True, default="", db_default="")
+    endpoints = models.JSONField(default=list, db_default=[], blank=True)
+    max_tokens = models.PositiveIntegerField("most output tokens", null=True, blank=True)
+    max_n = models.PositiveIntegerField("most choices (n)", null=True, blank=True)
+    cidrs = models.JSONField("source networks", default=list, db_default=[], blank=True)
+    tags = models.JSONField(default=dict, db_default={}, blank=True)
+    unknown_price = models.CharField("where no price is known", max_length=20, default="allow", db_default="allow")
+    # Limits and budgets are counted under this id: its own where empty, else the key's that it took the place of.
+    principal = models.CharField(max_length=40, blank=True, default="", db_default="", editable=False, db_index=True)
+    # The key that took this one's place.
+    successor = models.OneToOneField(
+        "self", on_delete=models.SET_NULL, null=True, blank=True, editable=False, related_name="predecessor"
+    )
+    # From then on it is refused, and its running streams are ended.
+    compromised_at = models.DateTimeField(null=True, blank=True, editable=False)
+    # Still digested under an old pepper then, it is refused; a use before that moves it to the new one.
+    pepper_deadline = models.DateTimeField(null=True, blank=True, editable=False)
 
     objects: ClassVar[ClientKeyManager] = ClientKeyManager()
+
+    history = audit.history(without=["digest", "pepper_id", "pepper_deadline"])
 
     class Meta:
         ordering = ["-created_at"]
@@ -203,3 +303,9 @@ class ClientKey(Row):
             aliases.check_all(self.aliases)
         except ValueError as error:
             raise ValidationError({"aliases": str(error)}) from None
+        settle(self, allowances.KEY)
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """The moment from which on it is refused; None: it is not."""
+        return min((moment for moment in (self.expires_at, self.pepper_deadline) if moment), default=None)

@@ -8,12 +8,12 @@ from hashlib import blake2b
 
 from django.conf import settings
 
-from providers import keys, peppers, quirks, references, timeouts
+from providers import allowances, keys, peppers, quirks, references, timeouts
 from providers.addresses import AddressPolicy
 from providers.configfile import AliasEntry, ConfigError, Configuration, KeyEntry, ProviderEntry, read
 from providers.draft import ProviderValues, settled
 from providers.secret import Secret
-from providers.targets import AliasCard, CredentialCard, KeyCard, ProviderCard, RouteCard
+from providers.targets import AliasCard, BudgetCard, CredentialCard, KeyCard, ProviderCard, RouteCard, TeamCard
 
 SERVER_NAME = "openai-server"
 SERVER_URL, SERVER_KEY, PROXY_KEY = "OPENAI_SERVER_URL", "OPENAI_SERVER_KEY", "OPENAI_PROXY_KEY"
@@ -39,6 +39,7 @@ class Overlay:
     providers: tuple[ProviderCard, ...] = ()
     aliases: tuple[AliasCard, ...] = ()
     keys: tuple[KeyCard, ...] = ()
+    gateway_budgets: tuple[BudgetCard, ...] = ()
     problems: tuple[Problem, ...] = ()
 
 
@@ -47,6 +48,10 @@ def load(environ: Mapping[str, str] = os.environ) -> Overlay:
     policy = address_policy()
     found = _file(policy)
     maker = _Maker(environ)
+    maker.teams = {
+        entry.name: allowances.team_card(_id("team", entry.name), entry.name, entry.settings, enabled=entry.enabled)
+        for entry in found.teams
+    }
     providers = [maker.provider(entry) for entry in found.providers]
     aliases = [_alias_card(entry) for entry in found.aliases if entry.enabled]
     client_keys = [maker.key(entry) for entry in found.keys]
@@ -63,8 +68,18 @@ def load(environ: Mapping[str, str] = os.environ) -> Overlay:
         tuple(sorted(providers, key=lambda card: card.name)),
         tuple(sorted(aliases, key=lambda card: card.name)),
         tuple(sorted((card for card in client_keys if card), key=lambda card: card.name)),
+        gateway_budgets(),
         tuple(maker.problems),
     )
+
+
+def gateway_budgets() -> tuple[BudgetCard, ...]:
+    """The budgets of GATEWAY_BUDGET, of all requests together; raises ConfigError."""
+    try:
+        text, alerts = allowances.budget(settings.GATEWAY_BUDGET), allowances.BUDGET["budget_alerts"].default
+    except ValueError as error:
+        raise ConfigError([f"GATEWAY_BUDGET: {error}"]) from None
+    return allowances.budgets_of(text, alerts, "gateway")
 
 
 def address_policy() -> AddressPolicy:
@@ -98,6 +113,7 @@ class _Maker:
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.environ = environ
         self.problems: list[Problem] = []
+        self.teams: dict[str, TeamCard] = {}
 
     def resolve(self, reference: str, place: str) -> Secret | None:
         try:
@@ -162,7 +178,7 @@ class _Maker:
             if not settings.DEVELOPMENT:
                 return None
         pepper_id, pepper = peppers.primary()
-        return KeyCard(
+        card = KeyCard(
             id=parsed.id if parsed else _id("key", entry.name),
             name=entry.name,
             pepper_id=pepper_id,
@@ -171,6 +187,7 @@ class _Maker:
             enabled=entry.enabled,
             expires_at=entry.expires_at.timestamp() if entry.expires_at else None,
         )
+        return allowances.allow(card, entry.settings, self.teams.get(entry.team))
 
 
 def _provider_card(
@@ -192,7 +209,13 @@ def _provider_card(
 def _alias_card(entry: AliasEntry) -> AliasCard:
     routes = tuple(RouteCard(_id("provider", route.provider), route.model, route.weight) for route in entry.routes)
     return AliasCard(
-        _id("alias", entry.name), entry.name, routes, entry.strategy, entry.retry_after_timeout, entry.early_200
+        _id("alias", entry.name),
+        entry.name,
+        routes,
+        entry.strategy,
+        entry.retry_after_timeout,
+        entry.early_200,
+        limits=allowances.limits_of(entry.settings),
     )
 
 

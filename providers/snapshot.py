@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from providers import dialects
-from providers.targets import AliasCard, KeyCard, ProviderCard, RouteCard, Target
+from providers.targets import AliasCard, BudgetCard, KeyCard, ProviderCard, RouteCard, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,8 @@ class Catalog:
     # The lengths that those prefixes have, longest first: a look-up a length, however many patterns there are.
     lengths: tuple[int, ...] = ()
     keys: Mapping[bytes, KeyCard] = field(default_factory=dict)  # keys from elsewhere, by digest
+    gateway_budgets: tuple[BudgetCard, ...] = ()  # of all requests together
+    compromised: frozenset[str] = frozenset()  # ids of client keys whose running requests are to be ended
     loaded_at: float = 0.0  # unix seconds, wall time, of the last look at the database; 0: never
 
     def match(self, model: str) -> tuple[AliasCard, str] | None:
@@ -55,7 +57,13 @@ class Catalog:
 
 
 def build(
-    providers: Iterable[ProviderCard], aliases: Iterable[AliasCard], keys: Iterable[KeyCard], loaded_at: float
+    providers: Iterable[ProviderCard],
+    aliases: Iterable[AliasCard],
+    keys: Iterable[KeyCard],
+    loaded_at: float,
+    *,
+    gateway_budgets: Iterable[BudgetCard] = (),
+    compromised: Iterable[str] = (),
 ) -> Catalog:
     """A catalog of those cards; where two have the same id, name or digest, the later one stays."""
     exact: dict[str, AliasCard] = {}
@@ -72,6 +80,8 @@ def build(
         lengths=tuple(sorted({len(prefix) for prefix in patterns}, reverse=True)),
         keys={card.digest: card for card in keys},
         loaded_at=loaded_at,
+        gateway_budgets=tuple(gateway_budgets),
+        compromised=frozenset(compromised),
     )
 
 

@@ -9,16 +9,25 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from providers.configfile import AliasEntry, Configuration, KeyEntry, ProviderEntry
-from providers.models import ClientKey, ModelAlias, Provider
+from providers import allowances
+from providers.configfile import AliasEntry, Configuration, KeyEntry, ProviderEntry, defaults
+from providers.models import ClientKey, ModelAlias, Provider, Team, settings_of
 
 View = dict[str, Any]
-PROVIDERS, ALIASES, KEYS = SECTIONS = ("providers", "aliases", "keys")
+PROVIDERS, ALIASES, TEAMS, KEYS = SECTIONS = ("providers", "aliases", "teams", "keys")
+AnyRow = Provider | ModelAlias | Team | ClientKey
 # What the file need not say: parse() gives the same for what is missing.
 DEFAULTS: Mapping[str, View] = {
     PROVIDERS: {"options": {}, "quirks": {}, "timeouts": {}, "credentials": {}, "enabled": True},
-    ALIASES: {"strategy": "ordered", "retry_after_timeout": False, "early_200": False, "enabled": True},
-    KEYS: {"aliases": ["*"], "expires_at": None, "enabled": True},
+    ALIASES: {
+        "strategy": "ordered",
+        "retry_after_timeout": False,
+        "early_200": False,
+        "enabled": True,
+        **defaults(allowances.ALIAS),
+    },
+    TEAMS: {"enabled": True, **defaults(allowances.TEAM)},
+    KEYS: {"aliases": ["*"], "expires_at": None, "enabled": True, "team": "", **defaults(allowances.KEY)},
 }
 
 
@@ -48,18 +57,20 @@ class Rows:
     def __init__(self) -> None:
         self.providers = {row.name: row for row in Provider.objects.prefetch_related("credentials")}
         self.aliases = {row.name: row for row in ModelAlias.objects.prefetch_related("routes__provider")}
+        self.teams = {row.name: row for row in Team.objects.all()}
         self.keys: dict[str, ClientKey] = {}
         self.ambiguous_keys: set[str] = set()
-        for row in ClientKey.objects.order_by("created_at", "id"):
+        # A key that was rotated has the name of its successor, which holds the settings from then on.
+        for row in ClientKey.objects.filter(successor=None).select_related("team").order_by("created_at", "id"):
             if row.name in self.keys:
                 self.ambiguous_keys.add(row.name)
             self.keys[row.name] = row
         for name in self.ambiguous_keys:
             del self.keys[name]
 
-    def section(self, name: str) -> Mapping[str, Provider | ModelAlias | ClientKey]:
-        found: Mapping[str, Mapping[str, Provider | ModelAlias | ClientKey]]
-        found = {PROVIDERS: self.providers, ALIASES: self.aliases, KEYS: self.keys}
+    def section(self, name: str) -> Mapping[str, AnyRow]:
+        found: Mapping[str, Mapping[str, AnyRow]]
+        found = {PROVIDERS: self.providers, ALIASES: self.aliases, TEAMS: self.teams, KEYS: self.keys}
         return found[name]
 
     def views(self) -> dict[str, dict[str, View]]:
@@ -75,7 +86,7 @@ class Rows:
         )
 
 
-def view_of(row: Provider | ModelAlias | ClientKey) -> View:
+def view_of(row: AnyRow) -> View:
     """What the file would say of a row."""
     if isinstance(row, Provider):
         return {
@@ -89,8 +100,17 @@ def view_of(row: Provider | ModelAlias | ClientKey) -> View:
         }
     if isinstance(row, ModelAlias):
         routes = [(route.provider.name, route.model, route.weight) for route in row.routes.all()]
-        return _alias_view(row.strategy, routes, row.retry_after_timeout, row.early_200, row.enabled)
-    return {"aliases": list(row.aliases), "expires_at": _moment(row.expires_at), "enabled": row.enabled}
+        view = _alias_view(row.strategy, routes, row.retry_after_timeout, row.early_200, row.enabled)
+        return {**view, **settings_of(row, allowances.ALIAS)}
+    if isinstance(row, Team):
+        return {"enabled": row.enabled, **settings_of(row, allowances.TEAM)}
+    return {
+        "aliases": list(row.aliases),
+        "expires_at": _moment(row.expires_at),
+        "enabled": row.enabled,
+        "team": row.team.name if row.team else "",
+        **settings_of(row, allowances.KEY),
+    }
 
 
 def views_of(config: Configuration) -> dict[str, dict[str, View]]:
@@ -98,6 +118,7 @@ def views_of(config: Configuration) -> dict[str, dict[str, View]]:
     return {
         PROVIDERS: {entry.name: _provider_view(entry) for entry in config.providers},
         ALIASES: {entry.name: _entry_alias_view(entry) for entry in config.aliases},
+        TEAMS: {entry.name: {"enabled": entry.enabled, **entry.settings} for entry in config.teams},
         KEYS: {entry.name: _key_view(entry) for entry in config.keys},
     }
 
@@ -126,6 +147,7 @@ def document(views: dict[str, dict[str, View]]) -> dict[str, dict[str, View]]:
     return {
         section: {name: _brief(view, DEFAULTS[section]) for name, view in views[section].items()}
         for section in SECTIONS
+        if views[section] or section != TEAMS
     }
 
 
@@ -147,7 +169,8 @@ def _provider_view(entry: ProviderEntry) -> View:
 
 def _entry_alias_view(entry: AliasEntry) -> View:
     routes = [(route.provider, route.model, route.weight) for route in entry.routes]
-    return _alias_view(entry.strategy, routes, entry.retry_after_timeout, entry.early_200, entry.enabled)
+    view = _alias_view(entry.strategy, routes, entry.retry_after_timeout, entry.early_200, entry.enabled)
+    return {**view, **entry.settings}
 
 
 def _alias_view(
@@ -163,7 +186,13 @@ def _alias_view(
 
 
 def _key_view(entry: KeyEntry) -> View:
-    return {"aliases": list(entry.aliases), "expires_at": _moment(entry.expires_at), "enabled": entry.enabled}
+    return {
+        "aliases": list(entry.aliases),
+        "expires_at": _moment(entry.expires_at),
+        "enabled": entry.enabled,
+        "team": entry.team,
+        **entry.settings,
+    }
 
 
 def _moment(value: datetime | None) -> str | None:

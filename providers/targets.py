@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from providers.secret import Secret
@@ -60,6 +61,44 @@ class RouteCard:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """Requests and tokens a minute, and requests at once; 0 is no limit. `burst` 0 is a tenth of `rpm`, at least 1."""
+
+    rpm: int = 0
+    burst: int = 0
+    tpm: int = 0
+    concurrency: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.rpm or self.tpm or self.concurrency)
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetCard:
+    """An amount of US dollars for a period; `id` names the account that spending is counted in.
+
+    Of an end user's budget it is the beginning of the account's name: each end user has an account of its own.
+    """
+
+    id: str
+    scope: str  # key, team, end_user, gateway
+    amount: Decimal
+    period: str  # day, month, total
+    alert_at: tuple[int, ...] = ()  # percent of the amount, rising
+
+
+@dataclass(frozen=True, slots=True)
+class TeamCard:
+    """Keys that share limits and budgets."""
+
+    id: str
+    name: str
+    limits: Limits = field(default_factory=Limits)
+    enabled: bool = True
+    budgets: tuple[BudgetCard, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class AliasCard:
     """A name that clients may ask for: exact, or a pattern with one `*` at its end."""
 
@@ -70,11 +109,16 @@ class AliasCard:
     retry_after_timeout: bool = False
     early_200: bool = False
     created: int = 0  # unix seconds, for GET /v1/models
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True, slots=True)
 class KeyCard:
-    """A client key as the hot path knows it; `digest` is the HMAC under the pepper `pepper_id`."""
+    """A client key as the hot path knows it; `digest` is the HMAC under the pepper `pepper_id`.
+
+    `principal` is the id that limits and budgets are counted under: the key's own, or, of a key that took another's
+    place, its predecessor's.
+    """
 
     id: str
     name: str
@@ -84,9 +128,31 @@ class KeyCard:
     enabled: bool = True
     expires_at: float | None = None  # unix seconds, wall time
     kind: str = "secret"
+    principal: str = ""
+    repepper: bool = False  # its digest is to be made anew, under the pepper for writing
+    limits: Limits = field(default_factory=Limits)
+    end_user_limits: Limits = field(default_factory=Limits)  # of each end user of this key
+    team: TeamCard | None = None
+    endpoints: tuple[str, ...] = ()  # such as chat.completions; empty: all
+    max_tokens: int | None = None  # the highest that may be asked for, and what is meant where nothing is
+    max_n: int | None = None
+    cidrs: tuple[str, ...] = ()  # where calls may come from; empty: anywhere
+    tags: Mapping[str, str] = field(default_factory=dict)
+    budgets: tuple[BudgetCard, ...] = ()
+    end_user_budget: BudgetCard | None = None
+    unknown_price: str = "allow"  # or "block", or "charge"
+    unknown_price_charge: Decimal | None = None  # US dollars a request, where unknown_price is "charge"
+
+    def __post_init__(self) -> None:
+        if not self.principal:
+            object.__setattr__(self, "principal", self.id)
 
     def is_live(self, now: float) -> bool:
-        return self.enabled and (self.expires_at is None or now < self.expires_at)
+        return (
+            self.enabled
+            and (self.expires_at is None or now < self.expires_at)
+            and (self.team is None or self.team.enabled)
+        )
 
     def may_use(self, model: str) -> bool:
         # A loop: any() over a generator takes three times as long for the usual one.

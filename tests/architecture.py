@@ -18,22 +18,23 @@ OUTSIDE = ("bench", "tests")
 GATEWAY_ORDER = (
     *("errors", "sse", "routing", "echo", "heads"),
     *("asks", "refusals", "answers", "replies", "transport", "upstream", "probe"),
-    *("process", "listing", "receipts", "access", "bodies"),
-    "limits",
+    *("process", "listing", "bills", "receipts", "access", "bodies"),
+    *("limits", "spending"),
     "admission",
     *("forwarding", "delivery"),
     "pipeline",
     "endpoints",
     "api",
-    *("pauses", "engine", "asgi"),
+    *("alerts", "wrongkeys", "pauses", "engine", "asgi"),
     *("models", "apps", "management"),
 )
 
 # What can be read, tested and timed without a database: no way leads from here to django.db or to gateway.
 PURE = (
     *(f"providers.{name}" for name in ("targets", "secret", "ids", "keys", "vault", "quirks", "addresses", "presets")),
+    *(f"providers.{name}" for name in ("allowances", "callers", "spans")),
     "providers.dialects",
-    *(f"ledger.{name}" for name in ("entries", "usage")),
+    *(f"ledger.{name}" for name in ("entries", "usage", "money", "prices", "builtin", "pricebook", "counting")),
 )
 
 FORBIDDEN_STEMS = frozenset({"utils", "util", "helpers", "helper", "common", "core", "services", "misc"})

@@ -17,6 +17,7 @@ from psycopg import sql
 
 POSTGRES_URL = os.environ.get("TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+REDIS = ("redis-server", "valkey-server")
 LEFT_OUT = pytest.StashKey[list[str]]()
 
 
@@ -43,6 +44,14 @@ def missing_postgres() -> str:
     except psycopg.OperationalError:
         return "no server answers at TEST_POSTGRES_URL, or at 127.0.0.1:5432 where that is not set"
     return ""
+
+
+def redis_path() -> str | None:
+    return next(filter(None, map(shutil.which, REDIS)), None)
+
+
+def missing_redis() -> str:
+    return "" if redis_path() else f"none of {', '.join(REDIS)} on the PATH"
 
 
 def chromium_path() -> str | None:
@@ -76,6 +85,7 @@ def missing_builder() -> str:
 NEEDS = (
     Need("node", "Node.js 18 and npm", missing_node),
     Need("postgres", "PostgreSQL", missing_postgres),
+    Need("redis", "Redis", missing_redis),
     Need("browser", "Chromium", missing_chromium),
     Need("sam", "the AWS SAM CLI", missing_sam),
     Need("builder", "buildah, mmdebstrap and root", missing_builder),

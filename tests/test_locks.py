@@ -11,7 +11,8 @@ from packaging.utils import canonicalize_name
 from proxysite.env import BASE_DIR
 
 PROJECT = tomllib.loads((BASE_DIR / "pyproject.toml").read_text())
-RUNTIME = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["postgres"]]
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+RUNTIME = [*PROJECT["project"]["dependencies"], *EXTRAS["postgres"], *EXTRAS["redis"]]
 DEV = [*RUNTIME, *PROJECT["dependency-groups"]["dev"]]
 HASH = re.compile(r" --hash=sha256:[0-9a-f]{64}")
 

@@ -24,6 +24,7 @@ REASONS = {
     "node": "2 tests left out: needs Node.js 18 and npm (no node and no npm on the PATH)",
     "postgres": "2 tests left out: needs PostgreSQL (no server answers at TEST_POSTGRES_URL, "
     "or at 127.0.0.1:5432 where that is not set)",
+    "redis": "2 tests left out: needs Redis (none of redis-server, valkey-server on the PATH)",
     "browser": "2 tests left out: needs Chromium (none of chromium, chromium-browser, google-chrome on the PATH)",
 }
 

@@ -6,7 +6,7 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from providers import overlay
+from providers import allowances, overlay
 from providers.admin.ownership import OwnedAdmin, OwnedInline
 from providers.forms import AliasForm, RouteForm, RouteFormSet
 from providers.models import ModelAlias, Route
@@ -31,6 +31,7 @@ class ModelAliasAdmin(OwnedAdmin):
     search_fields = ("name",)
     fieldsets = (
         (None, {"fields": ("name", "strategy", "enabled")}),
+        ("Limits of all its callers together", {"fields": tuple(allowances.ALIAS)}),
         ("When things take long", {"fields": ("retry_after_timeout", "early_200")}),
     )
 

@@ -1,5 +1,6 @@
 """Client keys: made here, shown once, and then known by their ids."""
 
+from datetime import timedelta
 from typing import Any
 
 from django.contrib import admin, messages
@@ -7,29 +8,49 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils import timezone
+from django_object_actions import DjangoObjectActions, action
 
-from providers import overlay
+from providers import allowances, overlay, rotation
 from providers.admin.ownership import OwnedAdmin
-from providers.forms import ClientKeyForm
-from providers.models import ClientKey
+from providers.keyforms import ClientKeyForm
+from providers.managers import KeyRefused
+from providers.models import ClientKey, settings_of
+
+OVERLAP = timedelta(hours=24)
+
+FACTS = ("id", "ends_with", "foreign", "principal", "successor", "pepper_deadline", "created_at", "source")
+ALLOWANCES = [
+    ("What it may ask for", {"fields": ("aliases", "endpoints", "max_tokens", "max_n", "cidrs")}),
+    ("Limits", {"fields": tuple(allowances.LIMITS)}),
+    ("Money", {"fields": (*allowances.BUDGET, "unknown_price", "tags")}),
+    (
+        "Each end user",
+        {
+            "fields": ("end_user_rpm", "end_user_tpm", "end_user_concurrency", "end_user_budget"),
+            "classes": ("collapse",),
+        },
+    ),
+]
 
 
 @admin.register(ClientKey)
-class ClientKeyAdmin(OwnedAdmin):
+class ClientKeyAdmin(DjangoObjectActions, OwnedAdmin):  # type: ignore[misc]
     form = ClientKeyForm
-    list_display = ("name", "public_id", "alias_names", "state", "expires_at", "created_at", "source")
-    list_filter = ("enabled", "source")
+    list_display = ("name", "public_id", "team", "alias_names", "state", "expires_at", "created_at", "source")
+    list_filter = ("enabled", "team", "source")
+    list_select_related = ("team",)
     search_fields = ("name", "id", "last_four")
     actions = ("enable", "disable", "revoke")
-    fields = ("name", "aliases", "expires_at", "enabled")
+    change_actions = ("rotate", "rotate_compromised")
+    change_list_template = OwnedAdmin.change_list_template
 
-    def get_fields(self, request: HttpRequest, obj: ClientKey | None = None) -> tuple[str, ...]:
-        if obj is None:
-            return ("name", "aliases", "expires_at")
-        return (*self.fields, "id", "ends_with", "foreign", "created_at", "source")
+    def get_fieldsets(self, request: HttpRequest, obj: ClientKey | None = None) -> Any:
+        first = ("name", "team", "expires_at") if obj is None else ("name", "team", "expires_at", "enabled")
+        sets: list[Any] = [(None, {"fields": first}), *ALLOWANCES]
+        return sets if obj is None else [*sets, ("The key itself", {"fields": FACTS})]
 
     def get_readonly_fields(self, request: HttpRequest, obj: ClientKey | None = None) -> tuple[str, ...]:
-        return () if obj is None else ("id", "ends_with", "foreign", "created_at", "source")
+        return () if obj is None else FACTS
 
     @admin.display(description="ends with")
     def ends_with(self, row: ClientKey) -> str:
@@ -45,9 +66,12 @@ class ClientKeyAdmin(OwnedAdmin):
 
     @admin.display(description="state")
     def state(self, row: ClientKey) -> str:
-        if not row.enabled:
-            return "disabled"
-        return "expired" if row.expires_at and row.expires_at <= timezone.now() else "live"
+        if row.compromised_at or not row.enabled:
+            return "compromised" if row.compromised_at else "disabled"
+        ends_at = row.ends_at
+        if ends_at and ends_at <= timezone.now():
+            return "expired"
+        return "replaced, still live" if row.successor_id else "live"
 
     def overlay_rows(self, found: overlay.Overlay) -> list[tuple[str, str]]:
         return [(card.name, ", ".join(card.aliases) + ("" if card.enabled else ", disabled")) for card in found.keys]
@@ -61,18 +85,56 @@ class ClientKeyAdmin(OwnedAdmin):
         if change:
             super().save_model(request, obj, form, change)
             return
-        made, token = ClientKey.objects.mint(obj.name, aliases=obj.aliases, expires_at=obj.expires_at)
+        given = {**settings_of(obj, allowances.KEY), "team": obj.team}
+        made, token = ClientKey.objects.mint(obj.name, aliases=obj.aliases, expires_at=obj.expires_at, **given)
         # The page's object becomes the row that was made; the token lives as long as this request.
         obj.__dict__.update(made.__dict__)
         request.minted_token = token  # type: ignore[attr-defined]
 
     def response_add(self, request: HttpRequest, obj: ClientKey, post_url_continue: str | None = None) -> HttpResponse:
+        return self._made(request, obj, request.minted_token)  # type: ignore[attr-defined]
+
+    @action(  # type: ignore[untyped-decorator]
+        label="Rotate",
+        description="Make a new key with the same limits and budget; this one works on for 24 hours",
+        methods=("POST",),
+        button_type="form",
+    )
+    def rotate(self, request: HttpRequest, row: ClientKey) -> HttpResponse | None:
+        return self._rotate(request, row, compromised=False)
+
+    @action(  # type: ignore[untyped-decorator]
+        label="Compromised: replace",
+        description="Make a new key, refuse this one from now on, and end its running requests",
+        methods=("POST",),
+        button_type="form",
+    )
+    def rotate_compromised(self, request: HttpRequest, row: ClientKey) -> HttpResponse | None:
+        return self._rotate(request, row, compromised=True)
+
+    def _rotate(self, request: HttpRequest, row: ClientKey, *, compromised: bool) -> HttpResponse | None:
+        if not self.has_change_permission(request, row):
+            self.message_user(request, "You may not rotate this key.", messages.ERROR)
+            return None
+        try:
+            done = rotation.rotate(row.id, overlap=OVERLAP, compromised=compromised, show=lambda _: None)
+        except KeyRefused as error:
+            self.message_user(request, f"Not rotated: {error}.", messages.ERROR)
+            return None
+        self.log_change(request, done.old, [{"changed": {"fields": ["successor", "expires_at"]}}])
+        if done.token is None:
+            text = f"{done.old.name} has a successor already: {done.successor.id}, whose key was shown then."
+            self.message_user(request, text, messages.WARNING)
+            return None
+        return self._made(request, done.successor, done.token)
+
+    def _made(self, request: HttpRequest, obj: ClientKey, token: str) -> HttpResponse:
         context: dict[str, Any] = {
             **self.admin_site.each_context(request),
             "title": "Copy the new key now",
             "opts": self.opts,
             "key": obj,
-            "token": request.minted_token,  # type: ignore[attr-defined]
+            "token": token,
             "media": self.media,
         }
         response = TemplateResponse(request, "providers/clientkey_made.html", context)

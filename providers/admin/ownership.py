@@ -1,22 +1,44 @@
 """Who owns a row: those of a configuration file are shown and not edited, and so is what lies over the database."""
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.contrib import admin, messages
 from django.db.models import Model, QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.shortcuts import redirect
 from django.template.response import TemplateResponse
+from simple_history.admin import SimpleHistoryAdmin
 
 from providers import overlay
 from providers.configfile import ConfigError
 from providers.models import FROM_ADMIN, FROM_FILE, Row
+
+if TYPE_CHECKING:
+    WithHistory = admin.ModelAdmin[Any]
+else:
+    WithHistory = SimpleHistoryAdmin
 
 
 def is_from_file(obj: Model | None) -> bool:
     return isinstance(obj, Row) and obj.source == FROM_FILE
 
 
-class OwnedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class HistoryShown(WithHistory):
+    """A page a row that says who changed what."""
+
+    history_list_display = ("actor",)
+
+    def history_form_view(
+        self, request: HttpRequest, object_id: str, version_id: str, extra_context: Any = None
+    ) -> HttpResponse:
+        """A record has a page of its own. The package's would take a POST from who may only look, and write it."""
+        if request.method != "GET":
+            return HttpResponseNotAllowed(["GET"])
+        opts = self.model.history.model._meta
+        return redirect(f"admin:{opts.app_label}_{opts.model_name}_change", version_id)
+
+
+class OwnedAdmin(HistoryShown):
     """Rows of a file are read-only; the changelist begins with what the environment declares."""
 
     change_list_template = "admin/providers/change_list.html"

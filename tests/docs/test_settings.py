@@ -52,7 +52,7 @@ def test_the_configuration_files_of_the_documents_can_be_read(page: str) -> None
     found = re.findall(r"^```yaml\n(.*?)^```", (BASE_DIR / page).read_text(), re.MULTILINE | re.DOTALL)
     assert found
     for text in found:
-        assert set(yaml.safe_load(text)) <= {"providers", "aliases", "keys"}
+        assert set(yaml.safe_load(text)) <= {"providers", "aliases", "teams", "keys"}
         parse(text, AddressPolicy(["127.0.0.1:9000"], development=False))
 
 

@@ -4,6 +4,8 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -42,9 +44,30 @@ class Site:
         self.upstream = f"http://127.0.0.1:{upstream_port}/v1"
         self.key = ""
 
+    @classmethod
+    @asynccontextmanager
+    async def again(cls, site: "Site") -> AsyncIterator["Site"]:
+        """Another operator of the same site, where the first one's connection is gone."""
+        other = cls.__new__(cls)
+        other.__dict__.update(site.__dict__)
+        await other.begin()
+        try:
+            yield other
+        finally:
+            await other.__aexit__()
+
     async def __aenter__(self) -> Self:
         done, _ = await asyncio.to_thread(manage, self.folder, "migrate", "-v", "0", **self.values)
         assert done.returncode == 0, done.stderr
+        await self.begin()
+        self.key = await self.operate(
+            f"lab = house.provider('lab', {self.upstream!r})\n"
+            "house.alias('fast', (lab, 'gpt-4o'))\n"
+            "result = house.client_key()[1]"
+        )
+        return self
+
+    async def begin(self) -> None:
         self.process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-c",
@@ -55,15 +78,10 @@ class Site:
             stdout=asyncio.subprocess.PIPE,
             limit=2**26,
         )
-        self.key = await self.operate(
-            f"lab = house.provider('lab', {self.upstream!r})\n"
-            "house.alias('fast', (lab, 'gpt-4o'))\n"
-            "result = house.client_key()[1]"
-        )
-        return self
 
     async def __aexit__(self, *exc: object) -> None:
-        self.process.kill()
+        if self.process.returncode is None:
+            self.process.kill()
         await self.process.communicate()
 
     def environment(self, folder: Path) -> dict[str, str]:

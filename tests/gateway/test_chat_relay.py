@@ -306,19 +306,20 @@ def test_completions_take_the_same_way() -> None:
     )
 
 
-def test_an_estimate_counts_events_and_a_quarter_of_the_text() -> None:
+def test_an_estimate_counts_events_or_a_quarter_of_the_text() -> None:
     stream = ChatRelay(chat=True, wants_usage=False)
     out = stream.feed(START) + b"".join(stream.feed(HELLO) for _ in range(10))
     assert (stream.events_relayed, stream.bytes_relayed) == (11, len(out))
-    # 50 bytes of text, and the 34 by which the first delta is longer than one that only holds text.
-    assert stream.estimate(41) == Usage(tokens_in=11, tokens_out=21)
+    assert stream.estimate(41) == Usage(tokens_in=41, tokens_out=10)
     stream.feed(event(choice({"content": "x" * 4000})))
-    assert stream.estimate().tokens_out == 1021
+    assert stream.estimate().tokens_out == 1013
+    stream.feed(STOP)
+    assert stream.estimate().tokens_out == 1013
 
 
 def test_padding_does_not_count_as_text() -> None:
     padded = [event(choice(delta), obfuscation="x" * 400) for delta in (ROLE, {"content": "a"})]
-    assert relay(*padded, STOP)[1].estimate().tokens_out == 4
+    assert relay(*padded, STOP)[1].estimate().tokens_out == 1
 
 
 def test_memory_does_not_grow_with_the_stream() -> None:

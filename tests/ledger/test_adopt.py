@@ -91,7 +91,7 @@ SCHEMAS: dict[str, str] = {}
 
 def schema(vendor: str, site: Site) -> str:
     if vendor not in SCHEMAS:
-        SCHEMAS[vendor] = site.manage("sqlmigrate", "ledger", "0001")
+        SCHEMAS[vendor] = "".join(site.manage("sqlmigrate", "ledger", number) for number in ("0001", "0002"))
     return SCHEMAS[vendor]
 
 
@@ -223,7 +223,7 @@ def test_a_lost_request_keeps_all_that_its_open_line_knew(tmp_path: Path) -> Non
     gone.append(Opened("r1", 1.5, "k1", "web", "chat/completions", "fast", "fast-1", True))
     gone.close()
     assert Journal(tmp_path, store=rows).adopt() == 1
-    expected = Settled("r1", 1.5, "k1", "web", "chat/completions", "fast", "fast-1", True, "lost", 0, sent=True)
+    expected = Settled("r1", 1.5, "k1", "web", "chat/completions", "fast", "fast-1", True, outcome="lost", sent=True)
     assert rows.entries == [expected]
 
 

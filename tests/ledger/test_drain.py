@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from unittest import mock
 
@@ -28,22 +29,33 @@ WHOLE = Settled(
     "fast",
     "fast",
     True,
-    "ok",
-    200,
-    "",
-    "lab",
-    "gpt-4o",
-    [{"provider": "lab", "status": 200}],
-    True,
-    10,
-    20,
-    3,
-    4,
-    "provider",
-    1234,
-    120,
-    950,
-    "req_1",
+    team="t1",
+    team_name="blue",
+    end_user="ann",
+    reserved=Decimal("0.02"),
+    charges=[("account", "lease", 200_000_000)],
+    outcome="ok",
+    status=200,
+    provider="lab",
+    upstream_model="gpt-4o",
+    attempts=[{"provider": "lab", "status": 200}],
+    sent=True,
+    tokens_in=10,
+    tokens_out=20,
+    tokens_cached=3,
+    tokens_reasoning=4,
+    usage_source="provider",
+    bytes_out=1234,
+    ttft_ms=120,
+    duration_ms=950,
+    upstream_request_id="req_1",
+    cost=Decimal("0.0123"),
+    price_source="operator",
+    credits=Decimal("1.5"),
+    tokens_audio_in=5,
+    tokens_audio_out=6,
+    images=7,
+    media_ms=8,
 )
 
 
@@ -72,7 +84,8 @@ def test_every_field_of_the_entry_is_in_the_row() -> None:
     row = dict(UsageRecord.objects.values().get())
     expected = msgspec.structs.asdict(WHOLE) | {"flagged": False}
     expected["started_at"] = datetime.fromtimestamp(expected.pop("at"), UTC)
-    expected["key_id"] = expected.pop("key")
+    expected["key_id"], expected["team_id"] = expected.pop("key"), expected.pop("team")
+    expected["accounts"] = [account for account, _, _ in expected.pop("charges")]
     assert row == expected
 
 

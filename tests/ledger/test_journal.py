@@ -55,7 +55,9 @@ def opened(name: str) -> Opened:
 
 
 def settled(name: str) -> Settled:
-    return Settled(name, 1_700_000_000.5, "k1", "web", "chat/completions", "fast", "fast", True, "ok", 200)
+    return Settled(
+        name, 1_700_000_000.5, "k1", "web", "chat/completions", "fast", "fast", True, outcome="ok", status=200
+    )
 
 
 def test_each_entry_is_one_line_of_json(journal: Journal) -> None:

@@ -107,7 +107,7 @@ BAD = [
         "providers.lab.credentials.main: a reference is of the form env:NAME or ssm:NAME;",
     ),
     ("{providers: {lab: {preset: openai, credentials: [x]}}}", "providers.lab.credentials: must be a mapping"),
-    ("{keys: {web: {rpm: 5}}}", "keys.web.rpm: is not known; there are aliases, enabled, existing"),
+    ("{keys: {web: {rate: 5}}}", "keys.web.rate: is not known; there are aliases, budget, budget_alerts"),
     ("{keys: {web: {kind: publishable}}}", "keys.web.kind: there is one kind of client key: secret"),
     ("{keys: {web: {aliases: fast}}}", "keys.web.aliases: must be a list such as [fast, mistral/*]"),
     ("{keys: {web: {aliases: [a*b]}}}", "keys.web.aliases[0]: 'a*b' has a * before its end"),

@@ -8,9 +8,10 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import connections, transaction
 
+from providers.audit import ActingCommand
 from providers.models import ClientKey, ModelAlias, Provider, Route
 
 HOST = "127.0.0.1"
@@ -28,7 +29,7 @@ for chunk in client.chat.completions.create(
 """
 
 
-class Command(BaseCommand):
+class Command(ActingCommand):
     help = "Sets up a gateway that works at once, with the built-in echo provider, and serves it."
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -2,21 +2,22 @@
 
 import json
 import os
-import re
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
+from providers import spans
+from providers.audit import ActingCommand
 from providers.managers import KeyRefused
-from providers.models import ClientKey
+from providers.models import ClientKey, Team
 
-SPAN = re.compile(r"([1-9][0-9]{0,5})([smhdw])\Z")
-UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+SETTINGS = ("rpm", "burst", "tpm", "concurrency", "budget", "max_tokens", "max_n", "unknown_price")
+LISTS = {"endpoints": "endpoint", "cidrs": "cidr"}
 
 
-class Command(BaseCommand):
+class Command(ActingCommand):
     help = "Create a client key, or take over one that is in use already; a new key is shown once."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -30,6 +31,21 @@ class Command(BaseCommand):
         parser.add_argument(
             "--expires", metavar="SPAN", help="how long it lives, such as 12h or 30d (default: for ever)"
         )
+        parser.add_argument("--rpm", type=int, metavar="N", help="requests a minute")
+        parser.add_argument("--burst", type=int, metavar="N", help="requests at a stroke (default: a tenth of --rpm)")
+        parser.add_argument("--tpm", type=int, metavar="N", help="tokens a minute")
+        parser.add_argument("--concurrency", type=int, metavar="N", help="requests at once")
+        parser.add_argument("--budget", metavar="AMOUNT/PERIOD", help="US dollars a day, month or in total: 5.00/month")
+        parser.add_argument("--team", metavar="NAME", help="the team whose limits and budget it shares")
+        parser.add_argument("--endpoint", action="append", metavar="NAME", help="such as embeddings (default: all)")
+        parser.add_argument(
+            "--cidr", action="append", metavar="NETWORK", help="where calls may come from (192.0.2.0/24)"
+        )
+        parser.add_argument("--max-tokens", type=int, metavar="N", help="the most output tokens that may be asked for")
+        parser.add_argument("--max-n", type=int, metavar="N", help="the most choices (n) that may be asked for")
+        parser.add_argument(
+            "--unknown-price", metavar="POLICY", help="allow, block, or the US dollars that such a request is charged"
+        )
         parser.add_argument(
             "--existing-key-env", metavar="NAME", help="take over the key that this environment variable holds"
         )
@@ -39,12 +55,13 @@ class Command(BaseCommand):
         name, source = options["name"], options["existing_key_env"]
         aliases = options["alias"] or ["*"]
         expires_at = expiry(options["expires"])
+        given = allowed(options)
         try:
             if source:
                 token = existing_key(source)
-                row = ClientKey.objects.adopt(token, name=name, aliases=aliases, expires_at=expires_at)
+                row = ClientKey.objects.adopt(token, name=name, aliases=aliases, expires_at=expires_at, **given)
             else:
-                row, token = ClientKey.objects.mint(name, aliases=aliases, expires_at=expires_at)
+                row, token = ClientKey.objects.mint(name, aliases=aliases, expires_at=expires_at, **given)
         except KeyRefused as error:
             raise CommandError(f"No key was created: {error}.") from None
         if options["json"]:
@@ -53,6 +70,17 @@ class Command(BaseCommand):
             self.stdout.write(f"The key in {source} is valid here from now on. Its id is {row.id}.")
         else:
             self.stdout.write(f"{token}\nIts id is {row.id}. The key is not kept, and is shown this once.")
+
+
+def allowed(options: dict[str, Any]) -> dict[str, Any]:
+    """The settings that the options name, and the team; raises CommandError where there is no such team."""
+    given = {name: options[name] for name in SETTINGS if options[name] is not None}
+    given |= {name: options[option] for name, option in LISTS.items() if options[option]}
+    if options["team"]:
+        given["team"] = Team.objects.filter(name=options["team"]).first()
+        if given["team"] is None:
+            raise CommandError(f"No key was created: there is no team named {options['team']!r}.")
+    return given
 
 
 def existing_key(variable: str) -> str:
@@ -65,11 +93,7 @@ def existing_key(variable: str) -> str:
 
 def expiry(span: str | None) -> datetime | None:
     """The end of a span such as 30d, from now; raises CommandError where it is none."""
-    if span is None:
-        return None
-    match = SPAN.match(span)
-    if match is None:
-        raise CommandError(
-            f"--expires {span} is no span of time: write a number and one of s, m, h, d, w, such as 30d."
-        )
-    return timezone.now() + timedelta(**{UNITS[match[2]]: int(match[1])})
+    try:
+        return timezone.now() + spans.parse(span) if span is not None else None
+    except ValueError as error:
+        raise CommandError(f"--expires {error}") from None

@@ -3,14 +3,15 @@
 import json
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
+from providers.audit import ActingCommand
 from providers.configfile import ConfigError, read
 from providers.importing import import_configuration
 from providers.overlay import address_policy
 
 
-class Command(BaseCommand):
+class Command(ActingCommand):
     help = "Import providers, aliases and client key settings from a YAML file, all of it or nothing."
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -3,12 +3,13 @@
 import json
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
+from providers.audit import ActingCommand
 from providers.models import ClientKey
 
 
-class Command(BaseCommand):
+class Command(ActingCommand):
     help = "Revoke a client key. Its row stays, disabled, so that the records of its use keep their name."
 
     def add_arguments(self, parser: CommandParser) -> None:

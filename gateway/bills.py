@@ -1,0 +1,44 @@
+"""What one request costs: the prices that it was admitted with, what is set aside for it, and the final amount."""
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from ledger import prices
+from ledger.budgets import Budgets, Hold
+from ledger.entries import Charge
+from ledger.money import ZERO, units
+from ledger.prices import Price
+from ledger.usage import Usage
+from providers.targets import Target
+
+
+@dataclass(slots=True)
+class Bill:
+    """`price_of` by provider id and model, None where the price is unknown; `reserved` is the worst case (USD)."""
+
+    price_of: dict[tuple[str, str], Price | None] = field(default_factory=dict)
+    reserved: Decimal | None = None
+    budgets: Budgets | None = None
+    hold: Hold | None = None
+
+    def charges(self) -> list[Charge]:
+        """What is set aside, for the line that is written before anything is sent."""
+        return self.hold.charges() if self.hold is not None else []
+
+    def cost(self, target: Target | None, usage: Usage | None, *, sent: bool) -> tuple[Decimal | None, str]:
+        """US dollars and where the price is from; 0 for what was not sent or was refused, None where it is unknown."""
+        price = self.price_of.get((target.provider.id, target.model)) if target is not None else None
+        if not sent or usage is None:
+            return ZERO, price.source if price is not None else ""
+        amount = prices.cost(usage, price) if price is not None else None
+        return amount, price.source if price is not None and amount is not None else ""
+
+    def settle(self, cost: Decimal | None) -> list[Charge]:
+        """Take the cost out of what was set aside; an unknown one takes all of that, since it may have cost it."""
+        if self.hold is None or self.budgets is None:
+            return []
+        return self.budgets.settle(self.hold, self.hold.amount if cost is None else units(cost))
+
+    def release(self) -> None:
+        if self.hold is not None and self.budgets is not None:
+            self.budgets.release(self.hold)

@@ -1,0 +1,106 @@
+"""GET /v1/key: what the holder of a key may know of it; made here."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+from django.http import HttpRequest, HttpResponse
+from ninja import Router
+
+from gateway.limits.claims import Standing, claim
+from gateway.pipeline import call_of
+from gateway.receipts import Call
+from ledger.budgets import place_of
+from ledger.models import BudgetAccount
+from ledger.money import ZERO
+from providers.targets import AliasCard, BudgetCard, KeyCard, Limits
+
+NO_ALIAS = AliasCard("", "")
+NO_LIMITS = Limits()
+
+router = Router(tags=["key"])
+
+
+@router.get("/key", summary="This key: what it may do, and what is left of it")
+async def show(request: HttpRequest) -> HttpResponse:
+    call = call_of(request)
+    assert call.key is not None
+    return HttpResponse(msgspec.json.encode(await describe(call, call.key)), content_type="application/json")
+
+
+async def describe(call: Call, key: KeyCard) -> dict[str, Any]:
+    """Amounts are US dollars as texts, times unix seconds; null is: no limit, all of them, never."""
+    team = key.team
+    return {
+        "object": "key",
+        "id": key.id,
+        "name": key.name,
+        "aliases": list(key.aliases),
+        "endpoints": list(key.endpoints) or None,
+        "max_tokens": key.max_tokens,
+        "max_n": key.max_n,
+        "tags": dict(key.tags),
+        "expires_at": None if key.expires_at is None else int(key.expires_at),
+        "limits": _limits(call, replace(key, team=None)),
+        "budgets": await _budgets(call, key.budgets),
+        "team": None
+        if team is None
+        else {
+            "name": team.name,
+            "limits": _limits(call, replace(key, limits=NO_LIMITS)),
+            "budgets": await _budgets(call, team.budgets),
+        },
+        "end_user_limits": _stated(key.end_user_limits),
+        "end_user_budget": None
+        if key.end_user_budget is None
+        else {"amount": str(key.end_user_budget.amount), "period": key.end_user_budget.period},
+    }
+
+
+def _limits(call: Call, key: KeyCard) -> dict[str, Any]:
+    """`remaining` is what may pass at once now, as far as this process knows."""
+    stand = call.process.limiter.look(claim(key, NO_ALIAS, "", call.id, 1))
+    limits = key.limits or (key.team.limits if key.team else NO_LIMITS)
+    return {
+        "requests_per_minute": _standing(stand.requests),
+        "tokens_per_minute": _standing(stand.tokens),
+        "concurrency": limits.concurrency or None,
+    }
+
+
+def _standing(stand: Standing | None) -> dict[str, Any] | None:
+    if stand is None:
+        return None
+    return {"limit": stand.limit, "remaining": stand.remaining, "full_in_seconds": round(stand.reset, 3)}
+
+
+def _stated(limits: Limits) -> dict[str, Any]:
+    return {
+        "requests_per_minute": limits.rpm or None,
+        "tokens_per_minute": limits.tpm or None,
+        "concurrency": limits.concurrency or None,
+    }
+
+
+async def _budgets(call: Call, cards: Sequence[BudgetCard]) -> list[dict[str, Any]]:
+    """What is spent lags behind by the requests under way and by those whose rows are not written yet."""
+    if not cards:
+        return []
+    places = [place_of(card, "", call.at) for card in cards]
+    assert call.process.sql is not None
+    spent = await call.process.sql(_spent, [place.id for place in places])
+    return [
+        {
+            "period": card.period,
+            "amount": str(card.amount),
+            "spent": str(spent.get(place.id, ZERO)),
+            "remaining": str(max(ZERO, card.amount - spent.get(place.id, ZERO))),
+        }
+        for card, place in zip(cards, places, strict=True)
+    ]
+
+
+def _spent(accounts: list[str]) -> dict[str, Decimal]:
+    return {row.id: row.spent or ZERO for row in BudgetAccount.objects.filter(pk__in=accounts)}

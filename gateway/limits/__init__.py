@@ -1,0 +1,1 @@
+"""Who may go on now: requests, tokens and calls at once, counted in memory, in SQL or in Redis."""

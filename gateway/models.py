@@ -1,0 +1,46 @@
+"""What the processes of a gateway share to limit together: buckets, places, and each other's pulse.
+
+These rows are read and written by the statements in gateway/limits/store.py only. Times are seconds of the clock that
+is named beside them: PostgreSQL's own, or the machine's since its start, which no correction of the wall clock moves.
+"""
+
+from django.db import models
+
+NAME = 200  # characters of a bucket's name
+
+
+class LimitBucket(models.Model):
+    id = models.CharField(primary_key=True, max_length=NAME)
+    tat = models.FloatField()
+    clock = models.CharField(max_length=40)
+    granted = models.FloatField()  # units of the last grant; 0: it was refused
+
+    class Meta:
+        indexes = [models.Index(fields=["tat"], name="gateway_bucket_tat")]
+
+    def __str__(self) -> str:
+        return self.id
+
+
+class GatewayProcess(models.Model):
+    """A process that serves. One whose pulse is older than ten seconds is dead, and has lost its places."""
+
+    id = models.CharField(primary_key=True, max_length=40)
+    seen = models.FloatField()
+    clock = models.CharField(max_length=40)
+    mode = models.CharField(max_length=10)  # memory, sql, redis: where it counts
+
+    def __str__(self) -> str:
+        return self.id
+
+
+class LimitPlace(models.Model):
+    """How many of a bucket's places a process holds."""
+
+    id = models.CharField(primary_key=True, max_length=NAME + 50)
+    bucket = models.CharField(max_length=NAME, db_index=True)
+    process = models.CharField(max_length=40, db_index=True)
+    held = models.IntegerField()
+
+    def __str__(self) -> str:
+        return self.id

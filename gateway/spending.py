@@ -1,0 +1,106 @@
+"""The money of a request before it is sent: its prices, the most that it can cost, and room for that in its budgets."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gateway.asks import Ask
+from gateway.bills import Bill
+from gateway.errors import BudgetExhausted, Forbidden, Overloaded
+from gateway.receipts import Receipt
+from ledger import prices
+from ledger.budgets import Exhausted, Unavailable
+from ledger.money import units_up
+from ledger.pricebook import MISSING, Verdict
+from ledger.prices import Price
+from providers.snapshot import Catalog
+from providers.targets import AliasCard, BudgetCard, KeyCard, Target
+
+# Tokens of an answer whose bound neither the client nor the key gives: set in the request where a budget counts on it.
+OUTPUT_CAP = 4096
+SCOPES = {"key": "this key", "team": "this key's team", "end_user": "this end user", "gateway": "the gateway"}
+
+
+class PriceUnknown(Forbidden):
+    """The key may only be used where the price is known."""
+
+    code = "price_unknown"
+    retryable = False
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the rest of the way is to use: the ask, perhaps with a bound, and the targets that may be paid."""
+
+    ask: Ask
+    targets: tuple[Target, ...]
+
+
+async def reserve(
+    key: KeyCard, alias: AliasCard, targets: tuple[Target, ...], receipt: Receipt, config: Catalog
+) -> Terms:
+    """Set the worst case aside. Raises PriceUnknown, BudgetExhausted, and Overloaded where SQL does not answer."""
+    ask, bill = receipt.ask, Bill(budgets=receipt.process.budgets)
+    found = await _prices(alias, targets, receipt)
+    payable = []
+    for target, price in zip(targets, found, strict=True):
+        price = price if price is not None else _stated(key)
+        if price is not None or key.unknown_price == "allow":
+            bill.price_of[target.provider.id, target.model] = price
+            payable.append(target)
+    if not payable:
+        raise PriceUnknown(f"The price of `{ask.model}` is not known, and this key may not be used without one.")
+    cards = budgets_of(key, config)
+    if cards:
+        ask = ask.bounded(OUTPUT_CAP)
+    tokens = ask.prompt_bound, ask.output_bound(OUTPUT_CAP)
+    worst = [prices.worst(price, *tokens) for price in bill.price_of.values() if price is not None]
+    bill.reserved = max((amount for amount in worst if amount is not None), default=None)
+    receipt.bill = bill
+    if cards and bill.reserved:
+        await _hold(cards, units_up(bill.reserved), bill, receipt)
+    return Terms(ask, tuple(payable))
+
+
+def budgets_of(key: KeyCard, config: Catalog) -> list[BudgetCard]:
+    cards = [*key.budgets, *config.gateway_budgets]
+    if key.team is not None:
+        cards += key.team.budgets
+    if key.end_user_budget is not None:
+        cards.append(key.end_user_budget)
+    return cards
+
+
+async def _hold(cards: Sequence[BudgetCard], amount: int, bill: Bill, receipt: Receipt) -> None:
+    budgets, at, subject = receipt.process.budgets, receipt.call.at, receipt.ask.end_user
+    if budgets is None:
+        raise Overloaded("Budgets cannot be kept now.", code="budget_unavailable", retry_after=5)
+    bill.hold = budgets.hold(cards, subject, amount, at)
+    if bill.hold is not None:
+        return
+    try:
+        bill.hold = await budgets.take(cards, subject, amount, at)
+    except Exhausted as exc:
+        whose = SCOPES.get(exc.place.scope, "this call")
+        period = {"day": "today's", "month": "this month's"}.get(exc.place.period, "the whole")
+        raise BudgetExhausted(f"What is left of {period} budget of {whose} does not cover this call.") from None
+    except Unavailable:
+        raise Overloaded("The budget cannot be read now.", code="budget_unavailable", retry_after=5) from None
+
+
+async def _prices(alias: AliasCard, targets: tuple[Target, ...], receipt: Receipt) -> list[Price | None]:
+    """From memory; looked for in a thread of its own where no request has asked before."""
+    book, at = receipt.process.prices, receipt.call.at
+    found = [book.find(target.provider, target.model, alias.name, at) for target in targets]
+    if MISSING in found:
+        places = [(target.provider, target.model, alias.name) for target in targets]
+        known = await asyncio.to_thread(book.resolve, places)
+        found = [known[place[0].id, place[1], place[2]].at(at) for place in places]
+    return [None if isinstance(price, Verdict) else price for price in found]
+
+
+def _stated(key: KeyCard) -> Price | None:
+    """What an unknown price is charged with, by the key's policy."""
+    if key.unknown_price == "charge" and key.unknown_price_charge is not None:
+        return Price(request=key.unknown_price_charge, source="charge")
+    return None

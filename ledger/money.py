@@ -1,0 +1,38 @@
+"""Amounts of US dollars (pure): a Decimal in the code, a whole number of units of 1e-10 dollars in SQL.
+
+SQLite has no decimals: it would add them up as floating-point numbers, and a limit would be passed by a rounding error.
+"""
+
+from decimal import ROUND_CEILING, ROUND_HALF_UP, Context, Decimal
+
+PLACES = 10
+LARGEST = 2**63 - 1  # units, about 922 million dollars
+ZERO = Decimal(0)
+# Of its own: the usual context of a thread may be changed by anyone, and has 28 digits.
+_CONTEXT = Context(prec=60)
+
+
+def units(amount: Decimal) -> int:
+    """The nearest whole number of units, at most LARGEST in either direction."""
+    return _bounded(amount.scaleb(PLACES, _CONTEXT).to_integral_value(ROUND_HALF_UP))
+
+
+def units_up(amount: Decimal) -> int:
+    """The smallest whole number of units that is not below the amount: what is set aside."""
+    return _bounded(amount.scaleb(PLACES, _CONTEXT).to_integral_value(ROUND_CEILING))
+
+
+def dollars(count: int) -> Decimal:
+    """The amount of so many units, without zeros at its end: 0.01, 12, 0."""
+    amount = Decimal(count).scaleb(-PLACES, _CONTEXT).normalize(_CONTEXT)
+    exponent = amount.as_tuple().exponent
+    return amount.quantize(Decimal(1)) if isinstance(exponent, int) and exponent > 0 else amount
+
+
+def rounded(amount: Decimal) -> Decimal:
+    """The amount as SQL will give it back."""
+    return dollars(units(amount))
+
+
+def _bounded(count: Decimal) -> int:
+    return min(max(int(count), -LARGEST), LARGEST)

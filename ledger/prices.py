@@ -1,0 +1,102 @@
+"""What a call costs (pure): Decimal US dollars from its usage and a price. An unknown price is None and never 0."""
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Final
+
+from ledger.money import ZERO, rounded
+from ledger.usage import Usage
+
+MILLION: Final = Decimal(1_000_000)
+THOUSAND: Final = Decimal(1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """US dollars per million tokens, per request, image and second of audio or video; None is a rate that is not given.
+
+    Cached tokens without a rate cost as input, reasoning tokens as output, audio as the text of its direction.
+    """
+
+    input: Decimal | None = None
+    output: Decimal | None = None
+    cached: Decimal | None = None
+    reasoning: Decimal | None = None
+    audio_in: Decimal | None = None
+    audio_out: Decimal | None = None
+    request: Decimal | None = None
+    image: Decimal | None = None
+    second: Decimal | None = None
+    source: str = "operator"
+    # (input tokens, price): beyond so many, the whole call is charged by that price; rising.
+    tiers: tuple[tuple[int, "Price"], ...] = ()
+
+    @property
+    def is_otherwise_charged(self) -> bool:
+        """Whether tokens without a rate are free, because something else is charged."""
+        return self.request is not None or self.image is not None or self.second is not None
+
+
+def cost(usage: Usage, price: Price) -> Decimal | None:
+    """Dollars, to 1e-10; None where the usage holds tokens that the price has no rate for."""
+    price = _tier(price, usage.tokens_in)
+    cached = min(usage.tokens_cached, usage.tokens_in)
+    audio_in = min(usage.tokens_audio_in, usage.tokens_in - cached)
+    reasoning = min(usage.tokens_reasoning, usage.tokens_out)
+    audio_out = min(usage.tokens_audio_out, usage.tokens_out - reasoning)
+    total = ZERO
+    for tokens, rate in (
+        (usage.tokens_in - cached - audio_in, price.input),
+        (cached, _first(price.cached, price.input)),
+        (audio_in, _first(price.audio_in, price.input)),
+        (usage.tokens_out - reasoning - audio_out, price.output),
+        (reasoning, _first(price.reasoning, price.output)),
+        (audio_out, _first(price.audio_out, price.output)),
+    ):
+        if not tokens:
+            continue
+        if rate is not None:
+            total += tokens * rate
+        elif not price.is_otherwise_charged:
+            return None
+    total = total / MILLION + _beside_tokens(price, usage.images, usage.media_ms)
+    return rounded(total)
+
+
+def worst(price: Price, tokens_in: int, tokens_out: int, *, images: int = 0, media_ms: int = 0) -> Decimal | None:
+    """The most that a call of at most so many tokens can cost, whatever they turn out to be; None if unknown."""
+    prices = [price, *(dearer for start, dearer in price.tiers if tokens_in > start)]
+    totals: list[Decimal] = []
+    for one in prices:
+        total = ZERO
+        for tokens, rates in (
+            (tokens_in, (one.input, one.cached, one.audio_in)),
+            (tokens_out, (one.output, one.reasoning, one.audio_out)),
+        ):
+            known = [rate for rate in rates if rate is not None]
+            if known:
+                total += tokens * max(known)
+            elif tokens and not one.is_otherwise_charged:
+                return None
+        totals.append(total / MILLION + _beside_tokens(one, images, media_ms))
+    return max(totals)
+
+
+def _beside_tokens(price: Price, images: int, media_ms: int) -> Decimal:
+    total = price.request or ZERO
+    if images and price.image is not None:
+        total += images * price.image
+    if media_ms and price.second is not None:
+        total += media_ms * price.second / THOUSAND
+    return total
+
+
+def _tier(price: Price, tokens_in: int) -> Price:
+    for start, dearer in reversed(price.tiers):
+        if tokens_in > start:
+            return dearer
+    return price
+
+
+def _first(rate: Decimal | None, otherwise: Decimal | None) -> Decimal | None:
+    return otherwise if rate is None else rate

@@ -1,0 +1,221 @@
+"""What a key, a team or an alias may have: limits, budgets and scopes, read from a form, a file or a row (pure).
+
+A setting has one name everywhere: the model's column, the configuration file's key and the form's field. Its value is
+plain JSON: whole numbers (0 is no limit), texts, lists and mappings of texts.
+"""
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from providers.targets import BudgetCard, KeyCard, Limits, TeamCard
+
+ENDPOINTS = ("chat.completions", "completions", "embeddings")
+PERIODS = ("day", "month", "total")
+UNKNOWN_PRICE = ("allow", "block")
+MAX_WHOLE = 2_000_000_000
+MAX_ITEMS = 100
+MAX_TAGS = 20
+MAX_AMOUNT = Decimal(1_000_000_000)
+AMOUNT = re.compile(r"[0-9]{1,10}(\.[0-9]{1,6})?")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """`check` gives the value as it is stored, or raises ValueError with what is wrong; None means the default."""
+
+    default: Any
+    check: Callable[[Any], Any]
+
+
+def whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_WHOLE:
+        raise ValueError(f"must be a whole number from 0 to {MAX_WHOLE}")
+    return value
+
+
+def cap(value: Any) -> int:
+    if not whole(value):
+        raise ValueError("must be at least 1")
+    return int(value)
+
+
+def amount(text: Any) -> Decimal:
+    """US dollars, more than 0, with at most six places."""
+    if isinstance(text, bool) or not isinstance(text, str | int | float | Decimal):
+        raise ValueError("must be an amount of US dollars such as 5.00")
+    try:
+        found = Decimal(str(text)) if AMOUNT.fullmatch(str(text)) else Decimal(0)
+    except InvalidOperation:
+        found = Decimal(0)
+    if not 0 < found <= MAX_AMOUNT:
+        raise ValueError(f"{text} is no amount of US dollars such as 5.00")
+    return found
+
+
+def budget(value: Any) -> str:
+    """One or more of `5.00/month`, with commas between; "" for none. No period may stand there twice."""
+    if not isinstance(value, str):
+        raise ValueError("must be a text such as 5.00/month")
+    found: dict[str, str] = {}
+    for part in (part.strip() for part in value.split(",") if part.strip()):
+        number, _, period = part.partition("/")
+        if period not in PERIODS:
+            raise ValueError(
+                f"{part} has no period: write an amount and a period, such as 5.00/month, 1/day, 100/total"
+            )
+        amount(number)
+        if period in found:
+            raise ValueError(f"there are two budgets for the period {period}")
+        found[period] = part
+    return ", ".join(found.values())
+
+
+def one_budget(value: Any) -> str:
+    text = budget(value)
+    if "," in text:
+        raise ValueError("must be one budget such as 1.00/day")
+    return text
+
+
+def percentages(value: Any) -> list[int]:
+    if not isinstance(value, list) or len(value) > 10:
+        raise ValueError("must be a list of at most 10 percentages such as [50, 80, 100]")
+    for item in value:
+        if isinstance(item, bool) or not isinstance(item, int) or not 1 <= item <= 1000:
+            raise ValueError(f"{item} is no whole percentage from 1 to 1000")
+    return sorted(set(value))
+
+
+def endpoints(value: Any) -> list[str]:
+    for name in _texts(value, "chat.completions"):
+        if name not in ENDPOINTS:
+            raise ValueError(f"there is no endpoint {name!r}; there are {', '.join(ENDPOINTS)}")
+    return list(dict.fromkeys(value))
+
+
+def networks(value: Any) -> list[str]:
+    """Addresses and networks, in the form in which they are compared."""
+    found: list[str] = []
+    for text in _texts(value, "192.0.2.0/24"):
+        try:
+            found.append(str(ipaddress.ip_network(text.strip(), strict=False)))
+        except ValueError:
+            raise ValueError(f"{text!r} is no network such as 192.0.2.0/24 or 2001:db8::/32") from None
+    return list(dict.fromkeys(found))
+
+
+def tags(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or len(value) > MAX_TAGS:
+        raise ValueError(f"must be at most {MAX_TAGS} names with texts, such as {{cost_centre: '4711'}}")
+    for name, text in value.items():
+        if not isinstance(name, str) or not isinstance(text, str) or not 0 < len(name) <= 64 or len(text) > 256:
+            raise ValueError(f"the tag {name!r} must have a name of 1 to 64 and a text of at most 256 characters")
+        if not (name.isprintable() and text.isprintable()):
+            raise ValueError(f"the tag {name!r} holds control characters")
+    return dict(value)
+
+
+def unknown_price(value: Any) -> str:
+    """`allow`, `block`, or what each request of unknown price is charged, such as 0.05."""
+    if value in UNKNOWN_PRICE:
+        return str(value)
+    try:
+        amount(value)
+    except ValueError:
+        raise ValueError("must be allow, block, or the US dollars that such a request is charged, as 0.05") from None
+    return str(value)
+
+
+def _texts(value: Any, example: str) -> list[str]:
+    if not isinstance(value, list) or len(value) > MAX_ITEMS or not all(isinstance(item, str) for item in value):
+        raise ValueError(f"must be a list of at most {MAX_ITEMS} texts such as {example}")
+    return value
+
+
+LIMITS: Mapping[str, Setting] = {name: Setting(0, whole) for name in ("rpm", "burst", "tpm", "concurrency")}
+BUDGET: Mapping[str, Setting] = {"budget": Setting("", budget), "budget_alerts": Setting([80, 100], percentages)}
+ALIAS = LIMITS
+TEAM: Mapping[str, Setting] = {**LIMITS, **BUDGET}
+KEY: Mapping[str, Setting] = {
+    **TEAM,
+    "end_user_rpm": Setting(0, whole),
+    "end_user_tpm": Setting(0, whole),
+    "end_user_concurrency": Setting(0, whole),
+    "end_user_budget": Setting("", one_budget),
+    "endpoints": Setting([], endpoints),
+    "max_tokens": Setting(None, cap),
+    "max_n": Setting(None, cap),
+    "cidrs": Setting([], networks),
+    "tags": Setting({}, tags),
+    "unknown_price": Setting("allow", unknown_price),
+}
+
+
+def settled(known: Mapping[str, Setting], given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Every setting of `known` as it is stored, its default where nothing is given; and what is wrong, by name."""
+    values: dict[str, Any] = {}
+    faults: dict[str, str] = {}
+    for name, setting in known.items():
+        value = given.get(name)
+        values[name] = setting.default
+        if value is not None:
+            try:
+                values[name] = setting.check(value)
+            except ValueError as error:
+                faults[name] = str(error)
+    return values, faults
+
+
+def checked(known: Mapping[str, Setting], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, but the first fault is raised as ValueError."""
+    values, faults = settled(known, given)
+    for name, wrong in faults.items():
+        raise ValueError(f"{name} {wrong}")
+    return values
+
+
+def limits_of(values: Mapping[str, Any]) -> Limits:
+    return Limits(values["rpm"], values["burst"], values["tpm"], values["concurrency"])
+
+
+def budgets_of(text: str, alerts: list[int], scope: str, owner: str = "") -> tuple[BudgetCard, ...]:
+    """The cards of a checked text. A period has an account of its own, so that another period begins at nothing."""
+    found: list[BudgetCard] = []
+    for part in filter(None, text.split(", ")):
+        number, _, period = part.partition("/")
+        account = ":".join(filter(None, (scope, owner, period)))
+        found.append(BudgetCard(account, scope, Decimal(number), period, tuple(alerts)))
+    return tuple(found)
+
+
+def team_card(team_id: str, name: str, values: Mapping[str, Any], *, enabled: bool) -> TeamCard:
+    budgets = budgets_of(values["budget"], values["budget_alerts"], "team", team_id)
+    return TeamCard(team_id, name, limits_of(values), enabled, budgets)
+
+
+def allow(card: KeyCard, values: Mapping[str, Any], team: TeamCard | None) -> KeyCard:
+    """The card with the settings of KEY put in; they are counted under the card's principal."""
+    owner, alerts, price = card.principal, values["budget_alerts"], values["unknown_price"]
+    end_user = budgets_of(values["end_user_budget"], alerts, "end_user", owner)
+    charged = price not in UNKNOWN_PRICE
+    return replace(
+        card,
+        limits=limits_of(values),
+        end_user_limits=Limits(
+            rpm=values["end_user_rpm"], tpm=values["end_user_tpm"], concurrency=values["end_user_concurrency"]
+        ),
+        team=team,
+        endpoints=tuple(values["endpoints"]),
+        max_tokens=values["max_tokens"],
+        max_n=values["max_n"],
+        cidrs=tuple(values["cidrs"]),
+        tags=values["tags"],
+        budgets=budgets_of(values["budget"], alerts, "key", owner),
+        end_user_budget=end_user[0] if end_user else None,
+        unknown_price="charge" if charged else price,
+        unknown_price_charge=Decimal(price) if charged else None,
+    )

@@ -1,0 +1,123 @@
+"""The forms of client keys and teams."""
+
+from typing import Any
+
+from django import forms
+from django.core.exceptions import ValidationError
+from django.utils.text import capfirst
+
+from providers import aliases as alias_names
+from providers import allowances
+from providers.forms import LIMIT_HELP, JSONText, OptionalNumbers
+from providers.models import ClientKey, Team, every_alias
+
+BUDGET_HELP = {"budget": "US dollars a day, a month or in total: 5.00/month, or 50/month, 5/day. Empty: no budget."}
+
+
+class Lines(forms.CharField):
+    """A list of texts, one a line."""
+
+    widget = forms.Textarea(attrs={"rows": 4, "class": "json", "spellcheck": "false"})
+
+    def prepare_value(self, value: Any) -> Any:
+        return "\n".join(str(item) for item in value) if isinstance(value, list) else value
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        return bool(super().has_changed(self.prepare_value(initial), data))
+
+    def to_python(self, value: Any) -> Any:
+        return [line.strip() for line in str(super().to_python(value)).splitlines() if line.strip()]
+
+
+class PatternLines(Lines):
+    def to_python(self, value: Any) -> Any:
+        patterns = super().to_python(value)
+        try:
+            alias_names.check_all(patterns)
+        except ValueError as error:
+            raise ValidationError(capfirst(str(error))) from None
+        return patterns
+
+
+class Percentages(forms.CharField):
+    """Whole numbers with commas between, such as 80, 100."""
+
+    def prepare_value(self, value: Any) -> Any:
+        return ", ".join(str(item) for item in value) if isinstance(value, list) else value
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        return bool(super().has_changed(self.prepare_value(initial), data))
+
+    def to_python(self, value: Any) -> Any:
+        parts = [part.strip().removesuffix("%") for part in str(super().to_python(value)).split(",") if part.strip()]
+        try:
+            return allowances.percentages([int(part) for part in parts])
+        except ValueError:
+            raise ValidationError("Write whole percentages from 1 to 1000, such as 80, 100.") from None
+
+
+class BudgetForm(OptionalNumbers):
+    budget_alerts = Percentages(
+        label="alerts at percent", required=False, help_text="Of the budget, such as 80, 100. Empty: no alert."
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.instance._state.adding:
+            self.fields["budget_alerts"].initial = allowances.BUDGET["budget_alerts"].default
+
+
+class TeamForm(BudgetForm):
+    class Meta:
+        model = Team
+        fields = ("name", "enabled", *allowances.TEAM)
+        help_texts = {
+            **LIMIT_HELP,
+            **BUDGET_HELP,
+            "enabled": "Switched off, all its keys are refused within two seconds.",
+        }
+
+
+class ClientKeyForm(BudgetForm):
+    aliases = PatternLines(
+        required=False,
+        initial=every_alias,
+        help_text="The models that it may ask for, one a line: fast, mistral/*, or * for all. Empty: none.",
+    )
+    endpoints = forms.MultipleChoiceField(
+        required=False,
+        choices=[(name, name) for name in allowances.ENDPOINTS],
+        widget=forms.CheckboxSelectMultiple,
+        help_text="None chosen: all of them.",
+    )
+    cidrs = Lines(
+        label="source networks",
+        required=False,
+        help_text="Where calls may come from, one a line: 192.0.2.0/24, 2001:db8::/32. Empty: anywhere.",
+    )
+    tags = JSONText(required=False, help_text='Names and texts for your own accounts: {"cost_centre": "4711"}.')
+    unknown_price = forms.CharField(
+        label="where no price is known",
+        required=False,
+        initial="allow",
+        help_text="allow, block, or the US dollars that such a request is charged, as 0.05.",
+    )
+
+    class Meta:
+        model = ClientKey
+        fields = ("name", "aliases", "expires_at", "enabled", "team", *allowances.KEY)
+        help_texts = {
+            **LIMIT_HELP,
+            **BUDGET_HELP,
+            "name": "Who holds it, such as web-app or anna-laptop.",
+            "expires_at": "From then on it is refused. Empty: it does not expire.",
+            "enabled": "Switched off, it is refused within two seconds, everywhere.",
+            "team": "Its limits and budget hold beside the key's own.",
+            "max_tokens": "The most that a request may ask for, and what holds where it asks for nothing.",
+            "max_n": "The most choices that a request may ask for.",
+            "end_user_rpm": "Of each end user that the application names. 0: no limit.",
+            "end_user_budget": "Of each end user: 1.00/day. Empty: no budget.",
+        }
+
+    def clean_unknown_price(self) -> str:
+        return self.cleaned_data["unknown_price"] or "allow"
