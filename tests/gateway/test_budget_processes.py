@@ -132,11 +132,10 @@ async def test_r27_a_killed_process_is_charged_what_it_had_set_aside(site: Site,
     scripted.default = [*sse(*golden.chunks("a", "b")[:3], done=False)[:-1], HANG]
     await set_up(site, BY_TOKEN, "5.00/total")
     body = {**STREAM, "max_completion_tokens": 40}
-    async with Gateway(site, "dies") as gateway:
-        async with gateway.http(timeout=30) as http:
-            held = await asyncio.gather(*(begin(http, body) for _ in range(20)))
-            gateway.signal(signal.SIGKILL)
-            await gateway.ended(5)
+    async with Gateway(site, "dies") as gateway, gateway.http(timeout=30) as http:
+        held = await asyncio.gather(*(begin(http, body) for _ in range(20)))
+        gateway.signal(signal.SIGKILL)
+        await gateway.ended(5)
     assert len(held) == 20
     before = await site.operate(SUMS)
     assert Decimal(before["reserved"][0]) >= 20 * 4 * CENT

@@ -80,7 +80,7 @@ class Crowd:
     def __init__(self, door: Door, transport: SlowTransport, scripted: ScriptedUpstream) -> None:
         process, journal = door.engine.process, door.engine.journal
         assert process is not None
-        assert journal is not None
+        assert isinstance(journal, Journal)
         self.door, self.transport, self.scripted, self.process = door, transport, scripted, process
         self.journal = process.journal = Watched(journal)
         self.before = self.tasks()
