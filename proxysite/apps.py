@@ -2,6 +2,7 @@
 
 from django.apps import AppConfig
 from django.conf import settings
+from django.contrib import admin
 from django.core.checks import Tags, register
 
 from proxysite import checks, logs
@@ -13,3 +14,7 @@ class ProxysiteConfig(AppConfig):
     def ready(self) -> None:
         logs.configure(readable=settings.DEBUG)
         register(checks.check_secrets, Tags.security)
+        # Its form is a model's: it cannot be imported before the models are there.
+        from proxysite import signin
+
+        admin.site.login_form = signin.GuardedSignIn

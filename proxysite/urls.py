@@ -5,12 +5,10 @@ from django.urls import path, re_path
 from django.views.generic import RedirectView
 
 from gateway.api import api
-from proxysite import pages, signin
+from proxysite import pages
 
 handler404 = "proxysite.pages.not_found"
 handler500 = "proxysite.pages.server_error"
-
-admin.site.login_form = signin.GuardedSignIn
 
 urlpatterns = [
     path("admin", RedirectView.as_view(pattern_name="admin:index")),
