@@ -33,7 +33,8 @@ def network(caller: str) -> str:
     return caller
 
 
-def is_within(caller: str, cidrs: Sequence[str]) -> bool:
+@lru_cache(maxsize=10_000)
+def is_within(caller: str, cidrs: tuple[str, ...]) -> bool:
     """Whether the caller's address lies in one of the networks; what is no address lies in none."""
     try:
         parsed = ipaddress.ip_address(caller)
@@ -41,12 +42,7 @@ def is_within(caller: str, cidrs: Sequence[str]) -> bool:
         return False
     if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
         parsed = parsed.ipv4_mapped
-    return any(parsed in _network(cidr) for cidr in cidrs)
-
-
-@lru_cache(maxsize=10_000)
-def _network(cidr: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    return ipaddress.ip_network(cidr, strict=False)
+    return any(parsed in ipaddress.ip_network(cidr, strict=False) for cidr in cidrs)
 
 
 def _bare(entry: str) -> str:

@@ -14,3 +14,10 @@ class ProxysiteConfig(AppConfig):
         logs.configure(readable=settings.DEBUG)
         register(checks.check_secrets, Tags.security)
         register(checks.check_database, Tags.security)
+        if settings.GATEWAY_ADMIN:
+            # Its form is a model's: it cannot be imported before the models are there. Nor is it where nobody signs in.
+            from django.contrib import admin
+
+            from proxysite import signin
+
+            admin.site.login_form = signin.GuardedSignIn

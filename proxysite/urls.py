@@ -17,9 +17,6 @@ urlpatterns = [path("", pages.index), path("", api.urls), re_path("", pages.unkn
 if settings.GATEWAY_ADMIN:
     from django.contrib import admin
 
-    from proxysite import signin
-
-    admin.site.login_form = signin.GuardedSignIn
     admin.site.site_title = admin.site.site_header = "LLM gateway"
     admin.site.index_title = "Configuration and usage"
     urlpatterns[:0] = [

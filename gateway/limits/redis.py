@@ -24,7 +24,8 @@ from gateway.limits.memory import MAX_BUCKETS
 log = structlog.get_logger("gateway")
 
 TIMEOUT = 0.05  # seconds, to connect and for each answer
-LATE = 0.005  # seconds by which this process itself was busy; then the server is given another TIMEOUT
+LATE = 0.005  # seconds by which this process itself was busy; then the answer may be there and not read yet
+AGAIN = 0.03
 FAILURES = 3
 REST = 5.0  # seconds
 AT_ONCE = 50  # script calls in one round trip
@@ -62,8 +63,9 @@ class RedisLimiter:
         self.rest_until = 0.0
         self._redis = aioredis.Redis.from_url(
             url,
+            # TIMEOUT is kept by `_exchange`, which knows whether it is this process that was slow.
             socket_timeout=None,
-            socket_connect_timeout=TIMEOUT,
+            socket_connect_timeout=None,
             retry=Retry(NoBackoff(), 0),
             single_connection_client=False,
             max_connections=2,
@@ -88,11 +90,21 @@ class RedisLimiter:
             call = Call(claim, asyncio.get_running_loop().create_future())
             self._calls.append(call)
             self._begin()
-            answer = await call.answer
+            try:
+                answer = await call.answer
+            except asyncio.CancelledError:
+                if call.answer.done() and not call.answer.cancelled() and (answer := call.answer.result()) is not None:
+                    self._undo(claim, answer)
+                    self._begin()
+                raise
         if answer is None:
             debts = {charge.bucket: max(self._tats.get(charge.bucket, now) - now, 0.0) for charge in claim.charges}
             held = {slot.bucket: len(self._held.get(slot.bucket, ())) for slot in claim.slots}
-            return self.alone.take(claim, self.processes, debts, held)
+            verdict = self.alone.take(claim, self.processes, debts, held)
+            if verdict.refused is None:
+                for charge in claim.charges:
+                    self._move(charge, charge.cost)
+            return verdict
         return self._read(claim, answer)
 
     def look(self, claim: Claim) -> Verdict:
@@ -112,17 +124,20 @@ class RedisLimiter:
         self._begin()
 
     def correct(self, claim: Claim, charge: Charge, actual: float) -> None:
-        """The server is told with the next round trip."""
+        """Make a charge what it should have been."""
         if claim.alone is not None:
             self.alone.correct(claim, charge, actual)
-            return
-        seconds = charge.correction(actual, self.clock())
-        if not seconds:
-            return
+            self._move(charge, actual - charge.cost)
+        else:
+            self._move(charge, charge.correction(actual, self.clock()) / charge.rate.interval)
+            self._begin()
+
+    def _move(self, charge: Charge, units: float) -> None:
+        """What passed while the server was away, or was too much or too little, it is told with the next round trip."""
         corrections = self._settlement.corrections
-        corrections[charge.bucket] = corrections.get(charge.bucket, 0.0) + seconds
-        self._refused_until.pop(charge.bucket, None)
-        self._begin()
+        if units and (charge.bucket in corrections or len(corrections) < MAX_BUCKETS):
+            corrections[charge.bucket] = corrections.get(charge.bucket, 0.0) + units * charge.rate.interval
+            self._refused_until.pop(charge.bucket, None)
 
     def tick(self) -> None:
         """Called every 250 ms: after its rest the server is tried with what is to be told, or with nothing."""
@@ -159,16 +174,18 @@ class RedisLimiter:
             for place, call in enumerate(calls):
                 if not call.answer.done():
                     call.answer.set_result(None if answers is None else answers[place])
+                elif answers is not None:
+                    self._undo(call.claim, answers[place])
             if answers is None or not (self._calls or self._settlement):
                 return
 
     async def _exchange(self, calls: Sequence[Call], settlement: Settlement) -> list[Any] | None:
         """The answers to the calls; None where the server is away or does not answer in time."""
         job = asyncio.ensure_future(self._send(calls, settlement))
-        while True:
+        for seconds in (TIMEOUT, *[AGAIN] * 5):
             began = self.clock()
-            await asyncio.wait({job}, timeout=TIMEOUT)
-            if job.done() or self.clock() - began < TIMEOUT + LATE:
+            await asyncio.wait({job}, timeout=seconds)
+            if job.done() or self.clock() - began < seconds + LATE:
                 break
         if not job.done():
             job.cancel()
@@ -218,6 +235,13 @@ class RedisLimiter:
             self.rest_until = self.clock() + REST
             if self._failures == FAILURES:
                 log.error("limits_alone", processes=self.processes)
+
+    def _undo(self, claim: Claim, answer: list[Any]) -> None:
+        """The client has left while the server was asked: what it took in vain it gives back."""
+        if int(answer[0]) == 0:
+            self._settlement.places.update((slot.bucket, claim.holder) for slot in claim.slots)
+            for charge in claim.charges:
+                self._move(charge, -charge.cost)
 
     # --- answers -----------------------------------------------------------------------------------------------------
 

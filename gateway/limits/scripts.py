@@ -67,7 +67,7 @@ SETTLE = Script(
     + """
 local buckets = tonumber(ARGV[1])
 for place = 1, buckets do
-    local tat = tonumber(redis.call('GET', KEYS[place]) or now) + tonumber(ARGV[1 + place])
+    local tat = math.max(tonumber(redis.call('GET', KEYS[place]) or now), now) + tonumber(ARGV[1 + place])
     if tat > now then
         redis.call('SET', KEYS[place], string.format('%.6f', tat), 'PX', math.ceil((tat - now) * 1000) + 1000)
     else

@@ -19,11 +19,12 @@ log = structlog.get_logger("gateway")
 
 PATIENCE = 1.0  # seconds that a request waits for the database before its process goes on alone
 DOWN = 5.0  # seconds for which a database that did not answer is not asked again
-ROUNDS = 50  # answers after which a request gives up that never got what it needs
+GIVE_UP = 2.0  # seconds after which a request is refused that was never among those who got something
 AHEAD = 0.1  # seconds before a grant runs out or dies at which the next is asked for
 LEAST_AHEAD = 4.0  # calls; a smaller grant asked for ahead of need would mostly die unused
 TOKENS_REMEMBERED = 1.0  # seconds; calls of other processes give tokens back when they end
 PLACES_REMEMBERED = 0.05
+PLACES_IDLE = 1.0
 IDLE_PART = 4  # of this part of its share of the places a process keeps those that are free
 
 Run = Callable[..., Awaitable[Any]]
@@ -72,10 +73,20 @@ class Bucket:
 
 
 @dataclass(slots=True)
+class Waiter:
+    """A request that waits for the database's answer; None as its verdict says that there is none."""
+
+    claim: Claim
+    verdict: "asyncio.Future[Verdict | None]"
+    ends: float
+
+
+@dataclass(slots=True)
 class Places:
     used: int = 0
     held: int = 0
     refused_until: float = 0.0
+    used_at: float = 0.0
 
 
 class SqlLimiter:
@@ -90,44 +101,62 @@ class SqlLimiter:
         self.down_until = 0.0
         self._buckets: dict[str, Bucket] = {}
         self._places: dict[str, Places] = {}
+        self._spare: set[str] = set()  # buckets of which places are held that no request has
         self._batch = Batch()
-        self._waiting: list[asyncio.Future[bool]] = []
+        self._waiting: list[Waiter] = []
         self._flushing: asyncio.Task[None] | None = None
         self._stuck = False  # a job has been given to the database, which does not answer
 
     async def take(self, claim: Claim) -> Verdict:
         """From memory where the process has grants; otherwise after the database's answer, or alone without one."""
-        for _ in range(ROUNDS):
-            verdict = self.take_now(claim)
-            if verdict is not None:
-                return verdict
-            if self._is_away() or not await self._answered():
-                return self._alone(claim)
-        refused = claim.charges[0] if claim.charges else claim.slots[0]
-        return self._standings(claim, Verdict(refused, GRANT_SECONDS))
+        verdict = self.take_now(claim)
+        if verdict is not None:
+            return verdict
+        if self._is_away():
+            return self._alone(claim)
+        waiter = Waiter(claim, asyncio.get_running_loop().create_future(), self.clock() + GIVE_UP)
+        self._waiting.append(waiter)
+        self._round()
+        try:
+            return await waiter.verdict or self._alone(claim)
+        except asyncio.CancelledError:
+            if waiter.verdict.done() and not waiter.verdict.cancelled():
+                self._undo(claim, waiter.verdict.result())
+            raise
 
     def take_now(self, claim: Claim) -> Verdict | None:
         """The verdict, if memory knows it; None where the database has to be asked, which then is about to happen."""
         now = self.clock()
+        lacking, refusal = self._look_for(claim, now)
+        if refusal is not None:
+            return self._standings(claim, refusal)
+        if lacking:
+            for one in lacking:
+                self._want(one)
+            return None
+        return self._taken(claim, now)
+
+    def _look_for(self, claim: Claim, now: float) -> tuple[list[Slot | Charge], Verdict | None]:
+        """What the process has not got, and what it knows that it will not get."""
         lacking: list[Slot | Charge] = []
         for slot in claim.slots:
             places = self._places.get(slot.bucket)
             if places is None or places.used >= places.held:
                 if places is not None and now < places.refused_until:
-                    return self._standings(claim, Verdict(slot))
+                    return [], Verdict(slot)
                 lacking.append(slot)
         for charge in claim.charges:
             bucket = self._bucket(charge)
             if bucket.left(now) < min(charge.cost, kept_burst(charge.rate)):
                 if now < bucket.refused_until and charge.cost >= bucket.refused_need:
-                    return self._standings(claim, Verdict(charge, self._wait(bucket, charge, now)))
+                    return [], Verdict(charge, self._wait(bucket, charge, now))
                 lacking.append(charge)
-        if lacking:
-            for one in lacking:
-                self._want(one)
-            return None
+        return lacking, None
+
+    def _taken(self, claim: Claim, now: float) -> Verdict:
         for slot in claim.slots:
-            self._places[slot.bucket].used += 1
+            places = self._places[slot.bucket]
+            places.used, places.used_at = places.used + 1, now
         for charge in claim.charges:
             bucket = self._buckets[charge.bucket]
             bucket.use(charge.cost)
@@ -153,36 +182,56 @@ class SqlLimiter:
                 places.held = places.used + spare
                 self._batch.returns[slot.bucket] = places.held
                 self._round()
+            if places.held > places.used:
+                self._spare.add(slot.bucket)
 
     def correct(self, claim: Claim, charge: Charge, actual: float) -> None:
         """The database is told with the next batch, at the next tick at the latest."""
         if claim.alone is not None:
             self.alone.correct(claim, charge, actual)
-            return
-        seconds = charge.correction(actual, self.clock())
-        if seconds:
-            corrections = self._batch.corrections
-            corrections[charge.bucket] = corrections.get(charge.bucket, 0.0) + seconds
+            self._move(charge, (actual - charge.cost) * charge.rate.interval)
+        else:
+            seconds = charge.correction(actual, self.clock())
             self._bucket(charge).tat += seconds
+            self._move(charge, seconds)
+
+    def _move(self, charge: Charge, seconds: float) -> None:
+        """What passed while the database was away, or was too much or too little, it is told with the next batch."""
+        corrections = self._batch.corrections
+        if seconds and (charge.bucket in corrections or len(corrections) < MAX_BUCKETS):
+            corrections[charge.bucket] = corrections.get(charge.bucket, 0.0) + seconds
 
     async def flush(self) -> None:
         """Tell the database now what it is to be told."""
         if self._batch and not self._stuck:
-            await self._answered()
+            self._round()
+        if self._flushing is not None and not self._stuck:
+            await asyncio.wait({self._flushing})
 
     async def close(self) -> None:
         await self.flush()
 
     def tick(self) -> None:
         """Called every 250 ms."""
+        self._return_idle()
         if self._batch and not self._is_away():
             self._round()
         if len(self._places) > MAX_BUCKETS:
             self._places = {
                 name: places
                 for name, places in self._places.items()
-                if places.used or places.held or name in self._batch.returns
+                if places.used or places.held or name in self._batch.returns or name in self._spare
             }
+
+    def _return_idle(self) -> None:
+        """Places that this process holds for its next requests go back where those have not come."""
+        long_ago = self.clock() - PLACES_IDLE
+        for name in [name for name in self._spare if self._places[name].used_at < long_ago]:
+            self._spare.discard(name)
+            places = self._places[name]
+            if places.held > places.used:
+                places.held = places.used
+                self._batch.returns[name] = places.held
 
     # --- moving from memory and back ---------------------------------------------------------------------------------
 
@@ -221,13 +270,6 @@ class SqlLimiter:
     def _is_away(self) -> bool:
         return self._stuck or self.clock() < self.down_until
 
-    async def _answered(self) -> bool:
-        """Wait for the answer to what is in the batch now: False where none came."""
-        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
-        self._round()
-        return await future
-
     def _round(self) -> None:
         if self._flushing is None or self._flushing.done():
             self._flushing = asyncio.ensure_future(self._flush())
@@ -243,8 +285,8 @@ class SqlLimiter:
             await asyncio.wait({job}, timeout=PATIENCE)
             if not job.done():
                 self._stuck = True
-                _wake([*waiting, *self._waiting], answered=False)
-                waiting, self._waiting = [], []
+                self._go_alone(waiting)
+                waiting = []
                 log.error("limits_alone", processes=self.processes)
                 await asyncio.wait({job})
                 self._stuck = False
@@ -254,11 +296,46 @@ class SqlLimiter:
                 log.error("limits_not_answered", error=type(error).__name__, seconds=DOWN)
                 self.down_until = self.clock() + DOWN
                 self._keep(batch)
-                _wake([*waiting, *self._waiting], answered=False)
-                self._waiting = []
+                self._go_alone(waiting)
                 return
             self._apply(batch, answer)
-            _wake(waiting, answered=True)
+            self._serve(waiting)
+
+    def _serve(self, waiting: list[Waiter]) -> None:
+        """In the order in which they came; who lacks the same as one before him is not looked at."""
+        now, still, short = self.clock(), [], set[str]()
+        for waiter in waiting:
+            if waiter.verdict.done():
+                continue
+            claim = waiter.claim
+            wanted: list[Slot | Charge] = [*claim.slots, *claim.charges]
+            if not any(one.bucket in short for one in wanted):
+                lacking, refusal = self._look_for(claim, now)
+                if refusal is not None or not lacking:
+                    taken = self._taken(claim, now) if refusal is None else self._standings(claim, refusal)
+                    waiter.verdict.set_result(taken)
+                    continue
+                short.update(one.bucket for one in lacking)
+                for one in lacking:
+                    self._want(one)
+            if now > waiter.ends:
+                waiter.verdict.set_result(self._standings(claim, Verdict(wanted[0], GRANT_SECONDS)))
+            else:
+                still.append(waiter)
+        self._waiting = still + self._waiting
+
+    def _go_alone(self, waiting: list[Waiter]) -> None:
+        for waiter in (*waiting, *self._waiting):
+            if not waiter.verdict.done():
+                waiter.verdict.set_result(None)
+        self._waiting = []
+
+    def _undo(self, claim: Claim, verdict: Verdict | None) -> None:
+        """The client has left with the verdict on its way: what was taken for it goes back."""
+        if verdict is not None and verdict.refused is None:
+            self.release(claim)
+            for charge in claim.charges:
+                self.correct(claim, charge, 0.0)
 
     def _keep(self, batch: Batch) -> None:
         """What the database was to be told it is told later."""
@@ -298,7 +375,11 @@ class SqlLimiter:
         now = self.clock()
         debts = {charge.bucket: max(self._bucket(charge).tat - now, 0.0) for charge in claim.charges}
         used = {slot.bucket: self._places[slot.bucket].used for slot in claim.slots if slot.bucket in self._places}
-        return self.alone.take(claim, self.processes, debts, used)
+        verdict = self.alone.take(claim, self.processes, debts, used)
+        if verdict.refused is None:
+            for charge in claim.charges:
+                self._move(charge, charge.cost * charge.rate.interval)
+        return verdict
 
     # --- standing ----------------------------------------------------------------------------------------------------
 
@@ -315,9 +396,3 @@ class SqlLimiter:
             free = kept_burst(rate) - debt / rate.interval + bucket.left(now) + gcra.EPSILON
             verdict.note(charge.kind, Standing(rate.limit, max(0, math.floor(free)), debt))
         return verdict
-
-
-def _wake(waiting: list[asyncio.Future[bool]], *, answered: bool) -> None:
-    for future in waiting:
-        if not future.done():
-            future.set_result(answered)

@@ -17,7 +17,8 @@ def texts(vendor: str, *, server_time: bool) -> dict[str, str]:
         "grant": _grant_text(now, once=server_time, floor="FLOOR({})" if postgres else "CAST({} AS INTEGER)"),
         "make": "INSERT INTO gateway_limitbucket (id, tat, clock, granted) "
         f"VALUES (%(bucket)s, {now}, %(clock)s, 0) ON CONFLICT (id) DO NOTHING",
-        "correct": f"UPDATE gateway_limitbucket SET tat = tat + %(seconds)s WHERE id = %(bucket)s AND {mine}",
+        "correct": f"UPDATE gateway_limitbucket SET tat = CASE WHEN tat > {now} THEN tat ELSE {now} END + %(seconds)s "
+        f"WHERE id = %(bucket)s AND {mine}",
         "put": f"UPDATE gateway_limitbucket SET tat = CASE WHEN {mine} AND tat > {now} + %(debt)s THEN tat "
         f"ELSE {now} + %(debt)s END, clock = %(clock)s WHERE id = %(bucket)s",
         "debts": f"SELECT id, tat - {now} FROM gateway_limitbucket WHERE {mine} AND tat > {now}",

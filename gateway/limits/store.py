@@ -130,7 +130,10 @@ class Store:
         raise RuntimeError(f"the bucket {want.bucket} was deleted twice")
 
     def _correct(self, bucket: str, seconds: float) -> None:
-        self._tell("correct", {**self._now(), "bucket": bucket, "seconds": seconds})
+        values = {**self._now(), "bucket": bucket, "seconds": seconds}
+        if seconds > 0:
+            self._tell("make", values)
+        self._tell("correct", values)
 
     def put(self, debts: Mapping[str, float], held: Mapping[str, int]) -> None:
         """What a process has counted alone so far becomes everyone's."""
