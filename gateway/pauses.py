@@ -28,7 +28,7 @@ class Pauses:
 
     def end(self) -> None:
         """A request is over; with the last of them the pause begins."""
-        self._busy -= 1
+        self._busy = max(0, self._busy - 1)  # one that failed before it began is ended too
         self._ended = self._wall()
 
     def looked(self) -> None:

@@ -94,7 +94,7 @@ class Problem:
 
 def refusal(problems: Iterable[Problem]) -> str:
     """The problems as lines for the operator."""
-    lines = [f"- {problem.name} {problem.wrong}. {problem.hint}" for problem in problems]
+    lines = [f"- {problem.name} {problem.wrong}. {problem.hint}".rstrip() for problem in problems]
     return "\n".join(["Refusing to start:", *lines])
 
 

@@ -13,7 +13,10 @@ FAREWELL = error_event(StreamInterrupted("The stream broke off.", sent=True))
 
 
 def site() -> Site:
-    """Import everything that a request needs, so that none is kept waiting; nothing here touches the network."""
+    """Import everything that a request needs, so that none is kept waiting.
+
+    Nothing is asked of the network but the SSM parameters that settings refer to, and no connection is left open.
+    """
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "proxysite.settings")
     from django.urls import get_resolver
 

@@ -35,5 +35,7 @@ def configuration_problems() -> tuple[Problem, ...]:
         return tuple(Problem("The configuration", f"cannot be used: {line}", "") for line in wrong)
     weak = tuple(Problem(problem.place, problem.wrong, fresh) for problem in found.problems if problem.weak)
     if settings.GATEWAY_STATELESS and not found.keys and not weak:
+        if found.problems:
+            return tuple(Problem(problem.place, problem.wrong, "") for problem in found.problems)
         return (Problem(overlay.PROXY_KEY, "is not set, so that nobody could be let in", fresh),)
     return weak

@@ -153,3 +153,15 @@ async def test_sqlite_is_refused_on_lambda(tmp_path: Path, upstream: ScriptedUps
         await function.__aexit__()
         assert emulator.init_error is not None
         assert "DATABASE_URL is a SQLite file, which AWS Lambda does not keep" in emulator.init_error["errorMessage"]
+
+
+async def test_a_key_whose_parameter_cannot_be_read_is_named(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    aws = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_ENDPOINT_URL_SSM": "http://127.0.0.1:9"}
+    async with Emulator() as emulator:
+        function = Function(tmp_path, emulator, seed(upstream, OPENAI_PROXY_KEY="ssm:/gw/key", **aws))
+        with pytest.raises(AssertionError):
+            await function.__aenter__()
+        await function.__aexit__()
+        assert emulator.init_error is not None
+        message = emulator.init_error["errorMessage"]
+    assert message == "Refusing to start:\n- OPENAI_PROXY_KEY ssm does not answer: ConnectionRefusedError."
