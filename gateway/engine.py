@@ -84,7 +84,10 @@ class Engine:
         policy = AddressPolicy(settings.GATEWAY_PRIVATE_UPSTREAMS, development=settings.DEVELOPMENT)
         clock = asyncio.get_running_loop().time
         self.limiter = Limiter(clock, partial(self.sql, _paced), settings.REDIS_URL)
-        await self.limiter.join()
+        try:
+            await self.limiter.join()
+        except Exception as error:  # the next beat finds the others; a server starts without its database too
+            log.warning("limits_not_shared_yet", error=type(error).__name__)
         budgets = Budgets(self.sql, clock, wait=BUDGET_WAIT.get(connection.vendor, 1.9))
         prices = PriceBook(OwnPrices())
         self.process = Process(
