@@ -4,13 +4,13 @@ import asyncio
 import time
 
 from django.conf import settings
-from providers.probing import ProbeResult
 
 from gateway.errors import GatewayError
 from gateway.refusals import mask
 from gateway.upstream import Upstream
 from providers import dialects
 from providers.addresses import AddressPolicy
+from providers.probing import ProbeResult
 from providers.targets import CredentialCard, ProviderCard, Target, Timeouts
 
 LIMIT = 10.0  # seconds, all in all
