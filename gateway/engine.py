@@ -100,7 +100,7 @@ class Engine:
         self.limiter = Limiter(clock, partial(self.sql, _paced), settings.REDIS_URL)
         prices, budgets = PriceBook(), None  # without a database: only the built-in prices, and no budgets
         if not self.stateless:
-            await self.limiter.join()
+            await self._join()
             prices = PriceBook(OwnPrices())
             budgets = Budgets(self.sql, clock, wait=BUDGET_WAIT.get(connection.vendor, 1.9))
         self.process = Process(
@@ -121,6 +121,12 @@ class Engine:
             asyncio.create_task(self._every(ALERT, self._alert)),
         ]
         self.draining, self.ready = False, True
+
+    async def _join(self) -> None:
+        try:
+            await self.limiter.join()
+        except Exception as error:  # the next beat finds the others; a server starts without its database too
+            log.warning("limits_not_shared_yet", error=type(error).__name__)
 
     def _open_journal(self) -> Journal | LogLines:
         if self.stateless:
