@@ -22,8 +22,8 @@ ALLOWED = frozenset(
         *("import_config", "diff_config", "export_config", "prune_usage", "rebuild_rollups"),
     }
 )
-# Run by the schedule, in this order, where the program has them.
-UPKEEP = ("prune_usage", "clearsessions")
+# Run by the schedule, in this order. How long usage is kept is the operator's to say: {"manage": ["prune_usage", ...]}.
+UPKEEP = ("clearsessions",)
 MIGRATION_LOCK = 0x6C6C6D67  # two deployments at a time migrate one after the other
 
 log = structlog.get_logger("chores")
