@@ -27,6 +27,8 @@ A_CENT = "request='0.01'"
 SUMS = """
 from django.db.models import Count, Sum
 from ledger.models import BudgetAccount, DailyRollup, Lease
+
+pytestmark = pytest.mark.slow
 accounts = list(BudgetAccount.objects.all())
 rows = UsageRecord.objects.aggregate(Sum('cost'), Count('id'))
 result = {

@@ -20,6 +20,8 @@ from tests.gateway.processes import Gateway, Site
 from tests.proxysite.commands import ROOT, ring
 from tests.scripted import ScriptedUpstream, json_answer
 
+pytestmark = pytest.mark.slow
+
 RATE = 200  # requests a second; on a machine that cannot, as many as it can
 BODY = {"model": "fast", "messages": [{"role": "user", "content": "Hi"}]}
 MORE = 600  # credentials beside the one in use

@@ -25,6 +25,8 @@ from gateway.limits.limiter import Limiter
 async def nobody(self): pass
 Limiter.join = Limiter.beat = nobody
 from proxysite.server import configuration, serve
+
+pytestmark = pytest.mark.slow
 sys.exit(serve(configuration(port=int(sys.argv[1]))))
 """
 STORES = [
