@@ -53,9 +53,11 @@ async def reserve(
     cards = budgets_of(key, config)
     if cards:
         ask = ask.bounded(OUTPUT_CAP)
-    tokens = ask.prompt_bound, ask.output_bound(OUTPUT_CAP)
-    worst = [prices.worst(price, *tokens) for price in bill.price_of.values() if price is not None]
-    bill.reserved = max((amount for amount in worst if amount is not None), default=None)
+    # The bounds read the whole prompt: only where there is a price to put on them.
+    if known := [price for price in bill.price_of.values() if price is not None]:
+        tokens = ask.prompt_bound, ask.output_bound(OUTPUT_CAP)
+        worst = [prices.worst(price, *tokens) for price in known]
+        bill.reserved = max((amount for amount in worst if amount is not None), default=None)
     receipt.bill = bill
     if cards and bill.reserved:
         await _hold(cards, units_up(bill.reserved), bill, receipt)
