@@ -18,6 +18,8 @@ from tests.gateway.leaving import ASK, STREAM
 from tests.gateway.processes import Gateway, Site
 from tests.scripted import HANG, ScriptedUpstream, json_answer, sse
 
+pytestmark = pytest.mark.slow
+
 PROCESSES = 4
 CALLS = 200
 CENT = Decimal("0.01")
@@ -27,8 +29,6 @@ A_CENT = "request='0.01'"
 SUMS = """
 from django.db.models import Count, Sum
 from ledger.models import BudgetAccount, DailyRollup, Lease
-
-pytestmark = pytest.mark.slow
 accounts = list(BudgetAccount.objects.all())
 rows = UsageRecord.objects.aggregate(Sum('cost'), Count('id'))
 result = {

@@ -17,6 +17,8 @@ from tests.gateway.limits.servers import redis_server
 from tests.gateway.processes import Gateway, Site
 from tests.scripted import ScriptedUpstream, json_answer
 
+pytestmark = pytest.mark.slow
+
 # A gateway that never looks for others, and so counts in its own memory.
 CUT_OUT = """
 import os, sys
@@ -25,8 +27,6 @@ from gateway.limits.limiter import Limiter
 async def nobody(self): pass
 Limiter.join = Limiter.beat = nobody
 from proxysite.server import configuration, serve
-
-pytestmark = pytest.mark.slow
 sys.exit(serve(configuration(port=int(sys.argv[1]))))
 """
 STORES = [
