@@ -13,25 +13,40 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 
-from bench.servers import ROOT, Server, start_bare, start_gateway, start_nginx, start_upstream
+from bench.servers import (
+    COST,
+    ROOT,
+    Server,
+    start_bare,
+    start_full,
+    start_full_shared,
+    start_gateway,
+    start_nginx,
+    start_upstream,
+)
 
 BASELINE = "no framework"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One kind of load; `gap` in milliseconds, None for JSON. `target` is the most that the gateway may cost."""
+    """One kind of load; `gap` in milliseconds, None for JSON.
+
+    `target` is the most that the gateway may cost beside the baseline, `full` the same with all that binds a key on.
+    """
 
     title: str
     connections: int
     gap: int | None
     target: float | None = None
+    full: float | None = None
 
 
 ROWS = (
-    Row("JSON completion, 32 connections", 32, None, target=4.0),
+    Row("JSON completion, 32 connections", 32, None, target=4.0, full=5.0),
     Row("stream of 50 chunks without a gap, 32 connections", 32, 0),
     Row("stream of 50 chunks, 10 ms apart, 100 connections", 100, 10, target=1.7),
 )
@@ -105,8 +120,9 @@ def said(row: Row, name: str, ratios: Sequence[float]) -> str:
     """`3.10x (2.95 to 3.30); target <= 4.0x: kept`: the median, the smallest and the largest of the rounds."""
     median = statistics.median(ratios)
     text = f"{median:.2f}x ({min(ratios):.2f} to {max(ratios):.2f})"
-    if name == "gateway" and row.target is not None:
-        text += f"; target <= {row.target}x: {'kept' if median <= row.target else 'missed'}"
+    target = {"gateway": row.target, "all on": row.full, "all on, SQL": row.full}.get(name)
+    if target is not None:
+        text += f"; target <= {target}x: {'kept' if median <= target else 'missed'}"
     return text
 
 
@@ -134,6 +150,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of load, for each server in each round")
     parser.add_argument("--streams", type=int, default=1000)
+    parser.add_argument("--full", action="store_true", help="a key with scopes, three limits, a budget and a price")
     parser.add_argument(
         "--quick", action="store_true", help="one short round of each: does it run, is the ledger right"
     )
@@ -141,6 +158,36 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     if options.quick:
         options.rounds, options.seconds, options.streams = 1, 0.5, 100
     return options
+
+
+def started_gateways(options: argparse.Namespace, own: int, other: int, upstream: int, place: Path) -> list[Server]:
+    """The gateways that are measured."""
+    if options.full:
+        return [start_full(own, upstream, place), start_full_shared(own, upstream, place, other)]
+    return [start_gateway(own, upstream, place)]
+
+
+def baselines(options: argparse.Namespace, own: int, upstream: int, place: Path) -> list[Server]:
+    """What the gateways are measured beside."""
+    bare = start_bare(own, upstream)
+    if options.full:
+        return [bare]
+    nginx = start_nginx(own, upstream, place)
+    if nginx is None:
+        print("No nginx on this machine: its row is left out.")
+        return [bare]
+    return [bare, nginx]
+
+
+def account(gateway: Server, *, priced: bool) -> bool:
+    """Print what the ledger of a gateway that has ended holds; whether that is what was sent to it."""
+    rows, cost = gateway.ledger_rows(), gateway.cost()
+    due = COST * gateway.sent if priced else Decimal(0)
+    print(f"ledger: {rows} rows for {gateway.sent} requests sent to {gateway.name}, of {cost.normalize():f} US dollars")
+    if rows == gateway.sent and cost == due:
+        return True
+    print(f"FAILED: they must be equal, and cost {due.normalize():f}")
+    return False
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -157,29 +204,24 @@ def main(arguments: Sequence[str]) -> int:
         try:
             started.append(start_upstream(other))
             upstream = started[0].port
-            gateway = start_gateway(own, upstream, place)
-            started.append(gateway)
-            started.append(start_bare(own, upstream))
-            nginx = start_nginx(own, upstream, place)
-            if nginx is None:
-                print("No nginx on this machine: its row is left out.")
-            else:
-                started.append(nginx)
+            gateways = started_gateways(options, own, other, upstream, place)
+            started += gateways
+            started += baselines(options, own, upstream, place)
             for server in started:
                 server.wait_until_it_listens()
+            for gateway in gateways:
+                gateway.wait_until_it_counts()
             for row in ROWS:
                 compare(row, started[1:], other, options.rounds, options.seconds)
             hold_open(started[1:], other, options.streams)
         except LoadFailed as failure:
-            print(f"\nFAILED: {failure}\nThe last lines of the gateway's log:")
-            print("".join((place / "gateway.log").open().readlines()[-5:]))
+            print(f"\nFAILED: {failure}\nThe last lines of the gateways' logs:")
+            for log in place.rglob("*.log"):
+                print("".join(log.open().readlines()[-5:]))
             return 1
         finally:
             for server in reversed(started):
                 server.stop()
-        rows = gateway.ledger_rows()
-    print(f"\nledger: {rows} rows for {gateway.sent} requests sent to the gateway")
-    if rows != gateway.sent:
-        print("FAILED: they must be equal")
-        return 1
-    return 0
+        print()
+        held = [account(gateway, priced=options.full) for gateway in gateways]
+    return 0 if all(held) else 1

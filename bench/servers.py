@@ -1,4 +1,4 @@
-"""The three servers of a run, each pinned to one core, with what the kernel knows of their time and memory."""
+"""The servers of a run, each pinned to one core, with what the kernel knows of their time and memory."""
 
 import base64
 import json
@@ -10,7 +10,10 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,6 +56,25 @@ providers:
 aliases:
   "bench/*": {{routes: [{{provider: bench}}]}}
 """
+# What the full rows have: all that a key can be bound by, and so much of each that nothing of the load is refused.
+ALL_ON = {
+    "--alias": "bench/*",
+    "--endpoint": "chat.completions",
+    "--cidr": "127.0.0.0/8",
+    "--max-tokens": "4096",
+    "--max-n": "4",
+    "--expires": "30d",
+    "--rpm": "600000",
+    "--tpm": "2000000000",
+    "--concurrency": "10000",
+    "--budget": "1000000/month,10000000/total",
+    "--unknown-price": "block",
+}
+PRICE = """
+from ledger.models import PriceRow
+PriceRow.objects.create(model="gap-*", input="0.15", output="0.60", cached="0.075", request="0.001")
+"""
+COST = Decimal("0.001033")  # of each request of the load: 20 tokens in, 50 out
 
 
 def free_port() -> int:
@@ -72,6 +94,7 @@ class Server:
     key: str = "sk-none"
     database: Path | None = None
     sent: int = field(default=0)
+    companion: "Server | None" = None  # another gateway on its database, idle
 
     def family(self) -> list[int]:
         """The process and all that it started."""
@@ -118,7 +141,19 @@ class Server:
                 return
         raise RuntimeError(f"{self.name} does not listen")
 
+    def wait_until_it_counts(self) -> None:
+        """Until it knows of its companion, and counts limits with it."""
+        if self.companion is None:
+            return
+        end = time.monotonic() + 30
+        while self.asked("SELECT count(*) FROM gateway_gatewayprocess WHERE mode = 'sql'") != 2:
+            if time.monotonic() > end:
+                raise RuntimeError(f"{self.name} does not count together with another")
+            time.sleep(0.1)
+
     def stop(self) -> None:
+        if self.companion is not None:
+            self.companion.stop()
         self.process.terminate()
         try:
             self.process.wait(40)
@@ -127,10 +162,18 @@ class Server:
 
     def ledger_rows(self) -> int:
         """How many requests the ledger has, once the server has stopped."""
+        return int(self.asked("SELECT count(*) FROM ledger_usagerecord"))
+
+    def cost(self) -> Decimal:
+        """What the ledger says that all of it cost, in US dollars."""
+        return Decimal(self.asked("SELECT coalesce(sum(cost), 0) FROM ledger_usagerecord")) / 10**10
+
+    def asked(self, statement: str) -> int:
+        """The one whole number that its database answers with."""
         assert self.database is not None
-        with sqlite3.connect(self.database) as connection:
-            count: int = connection.execute("SELECT count(*) FROM ledger_usagerecord").fetchone()[0]
-        return count
+        with closing(sqlite3.connect(self.database)) as connection:
+            number: int = connection.execute(statement).fetchone()[0]
+        return number
 
 
 def pinned(command: list[str], core: int, **options: object) -> subprocess.Popen[bytes]:
@@ -161,31 +204,67 @@ def start_nginx(core: int, upstream: int, place: Path) -> Server | None:
     return Server("nginx", port, pinned([program, "-p", str(place), "-c", str(config)], core))
 
 
-def start_gateway(core: int, upstream: int, place: Path) -> Server:
-    """`manage.py serve` as shipped: production, SQLite, one provider from a configuration file, one client key."""
-    config = place / "gateway.yaml"
-    config.write_text(CONFIGURATION.format(upstream=upstream))
-    database = place / "gateway.sqlite3"
-    environment = {
-        "PATH": os.environ["PATH"],
-        "DJANGO_SECRET_KEY": secrets.token_urlsafe(50),
-        "GATEWAY_ENCRYPTION_KEYS": "k1:" + base64.b64encode(secrets.token_bytes(32)).decode(),
-        "GATEWAY_KEY_PEPPERS": "p1:" + base64.b64encode(secrets.token_bytes(32)).decode(),
-        "GATEWAY_DATA_DIR": str(place),
-        "DATABASE_URL": f"sqlite:///{database}",
-        "GATEWAY_CONFIG": str(config),
-        "GATEWAY_PRIVATE_UPSTREAMS": f"127.0.0.1:{upstream}",
-        "BENCH_KEY": UPSTREAM_KEY,
-    }
+class Site:
+    """A migrated SQLite database in `place`, with one provider from a configuration file, and its secrets."""
 
-    def manage(*arguments: str) -> bytes:
+    def __init__(self, core: int, upstream: int, place: Path) -> None:
+        place.mkdir(exist_ok=True)
+        config = place / "gateway.yaml"
+        config.write_text(CONFIGURATION.format(upstream=upstream))
+        self.core = core
+        self.place = place
+        self.database = place / "gateway.sqlite3"
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "DJANGO_SECRET_KEY": secrets.token_urlsafe(50),
+            "GATEWAY_ENCRYPTION_KEYS": "k1:" + base64.b64encode(secrets.token_bytes(32)).decode(),
+            "GATEWAY_KEY_PEPPERS": "p1:" + base64.b64encode(secrets.token_bytes(32)).decode(),
+            "DATABASE_URL": f"sqlite:///{self.database}",
+            "GATEWAY_DATA_DIR": str(place),
+            "GATEWAY_CONFIG": str(config),
+            "GATEWAY_PRIVATE_UPSTREAMS": f"127.0.0.1:{upstream}",
+            "BENCH_KEY": UPSTREAM_KEY,
+        }
+        self.manage("migrate", "--verbosity", "0")
+
+    def manage(self, *arguments: str) -> bytes:
         command = [sys.executable, "manage.py", *arguments]
-        return subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE).stdout
+        return subprocess.run(command, cwd=ROOT, env=self.environment, check=True, stdout=subprocess.PIPE).stdout
 
-    manage("migrate", "--verbosity", "0")
-    key = json.loads(manage("create_client_key", "bench", "--json"))["key"]
-    port = free_port()
-    with (place / "gateway.log").open("wb") as log:
-        command = [sys.executable, "manage.py", "serve", "--host", "127.0.0.1", "--port", str(port)]
-        process = pinned(command, core, env=environment, stdout=log, stderr=log)
-    return Server("gateway", port, process, key=key, database=database)
+    def key(self, bounds: Mapping[str, str]) -> str:
+        options = [part for bound in bounds.items() for part in bound]
+        key: str = json.loads(self.manage("create_client_key", "bench", "--json", *options))["key"]
+        return key
+
+    def serve(self, name: str, *, key: str = "", core: int | None = None) -> Server:
+        """`manage.py serve` as shipped: production, one process."""
+        port = free_port()
+        environment = self.environment | {"GATEWAY_DATA_DIR": str(self.place / name.replace(" ", "-"))}
+        with (self.place / f"{name}.log").open("wb") as log:
+            command = [sys.executable, "manage.py", "serve", "--host", "127.0.0.1", "--port", str(port)]
+            process = pinned(command, self.core if core is None else core, env=environment, stdout=log, stderr=log)
+        return Server(name, port, process, key=key, database=self.database)
+
+
+def start_gateway(core: int, upstream: int, place: Path) -> Server:
+    """With one client key that may do everything."""
+    site = Site(core, upstream, place / "plain")
+    return site.serve("gateway", key=site.key({}))
+
+
+def start_full(core: int, upstream: int, place: Path) -> Server:
+    """With scopes, three limits, a budget and a price; alone on its database it counts in memory."""
+    site = Site(core, upstream, place / "full")
+    site.manage("shell", "-c", PRICE)
+    return site.serve("all on", key=site.key(ALL_ON))
+
+
+def start_full_shared(core: int, upstream: int, place: Path, other: int) -> Server:
+    """The same beside an idle gateway on the core `other`, with which it counts in SQL."""
+    site = Site(core, upstream, place / "shared")
+    site.manage("shell", "-c", PRICE)
+    companion = site.serve("companion", core=other)
+    companion.wait_until_it_listens()
+    server = site.serve("all on, SQL", key=site.key(ALL_ON))
+    server.companion = companion
+    return server

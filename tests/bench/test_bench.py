@@ -3,18 +3,23 @@
 import re
 import subprocess
 import sys
+from decimal import Decimal
 
 import pytest
 
 from bench.run import Row, said
+from bench.servers import COST
 from bench.upstream import CHUNKS, METERED_STREAM, PLAIN_STREAM
 from proxysite.env import BASE_DIR
 
 
 @pytest.mark.slow
-def test_a_quick_run_fills_every_table_and_ends_well() -> None:
+@pytest.mark.parametrize(
+    ("options", "gateways"), [([], {"gateway": Decimal(0)}), (["--full"], {"all on": COST, "all on, SQL": COST})]
+)
+def test_a_quick_run_fills_every_table_and_ends_well(options: list[str], gateways: dict[str, Decimal]) -> None:
     ran = subprocess.run(
-        [sys.executable, "-m", "bench", "--quick"],
+        [sys.executable, "-m", "bench", "--quick", *options],
         cwd=BASE_DIR,
         capture_output=True,
         text=True,
@@ -22,12 +27,15 @@ def test_a_quick_run_fills_every_table_and_ends_well() -> None:
         check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert len(re.findall(r"^  gateway ", ran.stdout, re.MULTILINE)) == 4
-    assert len(re.findall(r"^  no framework ", ran.stdout, re.MULTILINE)) == 4
-    counted = re.search(r"^ledger: (\d+) rows for (\d+) requests", ran.stdout, re.MULTILINE)
-    assert counted
-    assert counted[1] == counted[2]
-    assert int(counted[1]) > 100
+    for name in (*gateways, "no framework"):
+        assert len(re.findall(rf"^  {name}  +\d", ran.stdout, re.MULTILINE)) == 4
+    line = r"^ledger: (\d+) rows for (\d+) requests sent to (.+), of ([\d.]+) US dollars"
+    accounts = re.findall(line, ran.stdout, re.MULTILINE)
+    assert [name for _, _, name, _ in accounts] == list(gateways)
+    for rows, sent, name, cost in accounts:
+        assert rows == sent
+        assert int(sent) > 100
+        assert Decimal(cost) == gateways[name] * int(sent)
 
 
 def test_the_provider_sends_null_usage_in_each_chunk_only_to_those_who_ask() -> None:
@@ -42,9 +50,10 @@ def test_the_provider_sends_null_usage_in_each_chunk_only_to_those_who_ask() -> 
     ("name", "ratios", "text"),
     [
         ("gateway", [3.0, 4.0, 3.5], "3.50x (3.00 to 4.00); target <= 4.0x: kept"),
+        ("all on, SQL", [4.01, 5.5, 6.0], "5.50x (4.01 to 6.00); target <= 5.0x: missed"),
         ("gateway", [4.01], "4.01x (4.01 to 4.01); target <= 4.0x: missed"),
         ("nginx", [0.1], "0.10x (0.10 to 0.10)"),
     ],
 )
 def test_the_median_ratio_is_held_against_the_target(name: str, ratios: list[float], text: str) -> None:
-    assert said(Row("JSON", 32, None, target=4.0), name, ratios) == text
+    assert said(Row("JSON", 32, None, target=4.0, full=5.0), name, ratios) == text
