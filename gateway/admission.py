@@ -80,12 +80,11 @@ def within_scope(key: KeyCard, ask: Ask, receipt: Receipt) -> Ask:
 
 async def take_limits(key: KeyCard, alias: AliasCard, ask: Ask, receipt: Receipt) -> None:
     """All buckets of the request at once, or none. Raises RateLimited."""
-    process = receipt.process
-    tokens = process.limiter.estimates.tokens(key, ask)
-    wanted = claim(key, alias, ask.end_user, receipt.call.id, tokens)
+    limiter = receipt.process.limiter
+    wanted = claim(key, alias, ask.end_user, receipt.call.id, partial(limiter.estimates.tokens, key, ask))
     if not wanted:
         return
-    verdict = await process.limiter.take(wanted)
+    verdict = await limiter.take(wanted)
     receipt.call.headers += verdict.headers()
     if verdict.refused is not None:
         raise verdict.error(ask.model)
@@ -97,7 +96,7 @@ def give_back(taken: Claim, receipt: Receipt) -> None:
     limiter = receipt.process.limiter
     limiter.release(taken)
     key, usage = receipt.call.key, receipt.usage
-    if usage is not None and key is not None:
+    if usage is not None and key is not None and taken.counts_tokens():
         limiter.estimates.learn(key, usage.tokens_out)
     for charge in taken.charges:
         actual = used(charge, receipt)

@@ -61,7 +61,7 @@ async def describe(call: Call, key: KeyCard) -> dict[str, Any]:
 
 def _limits(call: Call, key: KeyCard) -> dict[str, Any]:
     """`remaining` is what may pass at once now, as far as this process knows."""
-    stand = call.process.limiter.look(claim(key, NO_ALIAS, "", call.id, 1))
+    stand = call.process.limiter.look(claim(key, NO_ALIAS, "", call.id, lambda: 1))
     limits = key.limits or (key.team.limits if key.team else NO_LIMITS)
     return {
         "requests_per_minute": _standing(stand.requests),

@@ -1,6 +1,7 @@
 """What one request takes of its limits, and where they stand afterwards."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -53,6 +54,9 @@ class Claim:
 
     def __bool__(self) -> bool:
         return bool(self.slots or self.charges)
+
+    def counts_tokens(self) -> bool:
+        return bool(self.charges) and self.charges[-1].kind == TOKENS
 
 
 @dataclass(slots=True)
@@ -115,8 +119,8 @@ def standing(rate: Rate, tat: float, now: float) -> Standing:
     return Standing(rate.limit, max(0, math.floor(gcra.room(rate, tat, now))), max(tat - now, 0.0))
 
 
-def claim(key: KeyCard, alias: AliasCard, end_user: str, holder: str, tokens: int) -> Claim:
-    """What a request of that key to that alias takes. `tokens` is the estimate of all that it will use."""
+def claim(key: KeyCard, alias: AliasCard, end_user: str, holder: str, tokens: Callable[[], int]) -> Claim:
+    """What a request of that key to that alias takes. `tokens` estimates all that it will use, where that is counted."""
     made = Claim(holder)
     scopes = [(key.limits, "key:" + key.principal, "key")] if key.limits else []
     if key.team is not None and key.team.limits:
@@ -125,15 +129,16 @@ def claim(key: KeyCard, alias: AliasCard, end_user: str, holder: str, tokens: in
         scopes.append((key.end_user_limits, f"user:{key.principal}:{end_user}", "end user"))
     if alias.limits:
         scopes.append((alias.limits, "alias:" + alias.id, "model"))
-    spent: list[Charge] = []
+    estimate, spent = -1, list[Charge]()
     for limits, name, scope in scopes:
         requests, minute = rates(limits)
         if limits.concurrency:
             made.slots.append(Slot(name, limits.concurrency, scope))
         if requests is not None:
             made.charges.append(Charge(name + ":r", requests, 1.0, REQUESTS, scope))
-        if minute is not None and tokens:
-            spent.append(Charge(name + ":t", minute, min(float(tokens), minute.burst), TOKENS, scope))
+        if minute is not None:
+            estimate = tokens() if estimate < 0 else estimate
+            spent.append(Charge(name + ":t", minute, min(float(estimate), minute.burst), TOKENS, scope))
     made.charges += spent
     return made
 

@@ -24,21 +24,34 @@ def buckets(made: Claim) -> list[tuple[str, float]]:
     return [(charge.bucket, charge.cost) for charge in made.charges]
 
 
+def not_asked() -> int:
+    pytest.fail("a request's tokens were estimated, and nothing counts them")
+
+
 def test_without_limits_nothing_is_claimed() -> None:
-    assert not claim(key(), AliasCard("a1", "fast"), "ann", "req_1", 100)
+    assert not claim(key(), AliasCard("a1", "fast"), "ann", "req_1", not_asked)
+
+
+def test_tokens_are_estimated_only_where_they_are_counted_and_once() -> None:
+    requests, tokens = Limits(rpm=60, concurrency=2), Limits(tpm=1000)
+    made = claim(key(limits=requests), AliasCard("a1", "fast", limits=requests), "ann", "req_1", not_asked)
+    assert buckets(made) == [("key:k1:r", 1), ("alias:a1:r", 1)]
+    once = iter([7])
+    made = claim(key(limits=tokens), AliasCard("a1", "fast", limits=tokens), "ann", "req_1", lambda: next(once))
+    assert buckets(made) == [("key:k1:t", 7), ("alias:a1:t", 7)]
 
 
 def test_places_and_requests_come_before_tokens_and_the_key_before_its_team_its_user_and_the_alias() -> None:
     every = Limits(rpm=60, tpm=1000, concurrency=2)
     card = key(principal="old", limits=every, end_user_limits=every, team=TeamCard("t1", "web", every))
-    made = claim(card, AliasCard("a1", "fast", limits=every), "ann", "req_1", 100)
+    made = claim(card, AliasCard("a1", "fast", limits=every), "ann", "req_1", lambda: 100)
     scopes = ["key:old", "team:t1", "user:old:ann", "alias:a1"]
     assert [(slot.bucket, slot.limit) for slot in made.slots] == [(scope, 2) for scope in scopes]
     assert buckets(made) == [(f"{scope}:r", 1) for scope in scopes] + [(f"{scope}:t", 100) for scope in scopes]
 
 
 def test_a_call_that_is_larger_than_a_minute_takes_a_whole_minute() -> None:
-    made = claim(key(limits=Limits(tpm=1000)), AliasCard("a1", "fast"), "", "req_1", 5000)
+    made = claim(key(limits=Limits(tpm=1000)), AliasCard("a1", "fast"), "", "req_1", lambda: 5000)
     assert buckets(made) == [("key:k1:t", 1000)]
 
 

@@ -245,7 +245,7 @@ def test_a_check_of_every_limit_is_fast_enough_for_the_way_of_a_request() -> Non
     limiter = MemoryLimiter(iter(range(10**9)).__next__)
 
     def one() -> None:
-        made = claims.claim(card, alias, "", "req", 100)
+        made = claims.claim(card, alias, "", "req", lambda: 100)
         assert limiter.take_now(made).refused is None
         limiter.release(made)
 
