@@ -120,7 +120,7 @@ def standing(rate: Rate, tat: float, now: float) -> Standing:
 
 
 def claim(key: KeyCard, alias: AliasCard, end_user: str, holder: str, tokens: Callable[[], int]) -> Claim:
-    """What a request of that key to that alias takes. `tokens` estimates all that it will use, where that is counted."""
+    """What a request of that key to that alias takes. `tokens` estimates all that it will use where it counts."""
     made = Claim(holder)
     scopes = [(key.limits, "key:" + key.principal, "key")] if key.limits else []
     if key.team is not None and key.team.limits:
