@@ -3,13 +3,14 @@
 from dataclasses import dataclass, replace
 from functools import partial
 
-from gateway import routing
-from gateway.asks import Ask
-from gateway.errors import BadRequest, Overloaded, ScopeRefused, Unauthorized, UnknownModel
+from gateway import wayfinding
+from gateway.asks import BOUND, Ask
+from gateway.errors import BadRequest, ScopeRefused, Unauthorized
 from gateway.limits.claims import TOKENS, Charge, Claim, claim
 from gateway.receipts import Receipt
 from gateway.spending import reserve
 from providers import callers, snapshot
+from providers.allowances import NAMED_ONLY, OTHER
 from providers.targets import AliasCard, KeyCard, Target
 
 
@@ -26,26 +27,18 @@ class Grant:
 async def admit(ask: Ask, receipt: Receipt) -> Grant:
     """Scope; places, requests and tokens of the limits; the budget; then the row that the request owes.
 
-    What a step takes it pushes on `receipt.give_back`, so that a later refusal gives it back. Raises UnknownModel for a
-    name that is not there and for one that the key may not use: which of the two it is tells a stranger what the house
-    has.
+    What a step takes it pushes on `receipt.give_back`, so that a later refusal gives it back.
     """
-    key = receipt.call.key
+    call = receipt.call
+    key = call.key
     if key is None:
         raise Unauthorized("You didn't provide an API key.")
     config = snapshot.current()
-    match = config.match(ask.model) if key.may_use(ask.model) else None
-    if match is None:
-        raise UnknownModel(f"The model `{ask.model}` does not exist or you do not have access to it.")
     ask = receipt.ask = within_scope(key, ask, receipt)
-    alias, _ = match
-    targets = config.targets(alias, ask.model, routing.order(alias))
-    if not targets:
-        raise Overloaded(
-            f"The model `{ask.model}` has no route that is enabled and has a credential.",
-            code="no_route",
-            retry_after=30,
-        )
+    if ask.names_model and not call.provider:
+        alias, targets = wayfinding.by_model(ask, key, config)
+    else:
+        alias, targets = wayfinding.by_place(ask, call, key, config)
     await take_limits(key, alias, ask, receipt)
     terms = await reserve(key, alias, targets, receipt, config)
     receipt.ask = terms.ask
@@ -61,7 +54,7 @@ def check_address(key: KeyCard, caller: str) -> None:
 
 def within_scope(key: KeyCard, ask: Ask, receipt: Receipt) -> Ask:
     """The ask with what its key prescribes: an end user to count under, a bound of the answer. Raises ScopeRefused."""
-    if key.endpoints and ask.endpoint not in key.endpoints:
+    if not may_use_endpoint(key, ask.endpoint):
         raise ScopeRefused(f"This key may not use the endpoint {ask.endpoint}.")
     if key.max_n is not None and ask.choices > key.max_n:
         raise BadRequest(f"`n` may be at most {key.max_n} with this key.", param="n", code="invalid_value")
@@ -69,13 +62,20 @@ def within_scope(key: KeyCard, ask: Ask, receipt: Receipt) -> Ask:
         if ask.max_tokens is not None and ask.max_tokens > key.max_tokens:
             raise BadRequest(
                 f"An answer may have at most {key.max_tokens} tokens with this key.",
-                param="max_tokens" if "max_tokens" in ask.fields else "max_completion_tokens",
+                param="max_tokens" if "max_tokens" in ask.fields else BOUND[ask.endpoint],
                 code="invalid_value",
             )
         ask = ask.bounded(key.max_tokens)
     if not ask.end_user and (key.end_user_limits or key.end_user_budget is not None):
         ask = replace(ask, end_user=callers.network(receipt.call.caller()))
     return ask
+
+
+def may_use_endpoint(key: KeyCard, endpoint: str) -> bool:
+    """A key without a list may use all but what must be named; what belongs to no family is for secret keys only."""
+    if key.kind != "secret" and endpoint == OTHER:
+        return False
+    return endpoint in key.endpoints if key.endpoints else endpoint not in NAMED_ONLY
 
 
 async def take_limits(key: KeyCard, alias: AliasCard, ask: Ask, receipt: Receipt) -> None:
@@ -87,7 +87,7 @@ async def take_limits(key: KeyCard, alias: AliasCard, ask: Ask, receipt: Receipt
     verdict = await limiter.take(wanted)
     receipt.call.headers += verdict.headers()
     if verdict.refused is not None:
-        raise verdict.error(ask.model)
+        raise verdict.error(ask.model or ask.endpoint)
     receipt.give_back.append(partial(give_back, wanted, receipt))
 
 

@@ -6,7 +6,7 @@ from ninja import NinjaAPI
 from ninja.errors import ValidationError
 from ninja.security import HttpBearer
 
-from gateway.endpoints import chat, completions, embeddings, key, models
+from gateway.endpoints import anything, chat, completions, embeddings, key, models
 from gateway.errors import BadRequest, GatewayError, InternalError
 from gateway.pipeline import call_of
 from providers.targets import KeyCard
@@ -41,7 +41,8 @@ api = API(
     docs_url="/docs",
     openapi_url="/docs/openapi.json",
 )
-for router in (chat.router, completions.router, embeddings.router, models.router, key.router):
+# The last one takes what no other does.
+for router in (chat.router, completions.router, embeddings.router, models.router, key.router, anything.router):
     api.add_router("/v1", router)
 
 

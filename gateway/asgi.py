@@ -18,7 +18,7 @@ from django.http import Http404, HttpResponse, HttpResponseNotAllowed
 from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix, set_urlconf
 
-from gateway import access, bodies, heads
+from gateway import access, bodies, heads, places
 from gateway.admission import check_address
 from gateway.api import error_response
 from gateway.delivery import Live, Whole
@@ -53,7 +53,8 @@ class GatewayHandler(ASGIHandler):
         process = await self.engine.running()
         call = Call("req_" + uuid7(), process, process.clock(), time.time(), asyncio.current_task())
         call.caller = partial(heads.caller, scope)
-        path = heads.canonical(scope["path"])
+        call.place = places.read(scope["path"])
+        path = call.place.path
         try:
             await self._serve(call, scope, path, receive, send)
         except bodies.ClientGone:
@@ -98,6 +99,8 @@ class GatewayHandler(ASGIHandler):
         call.key = await self.engine.authenticate(head.token, call.caller)
         if call.key.cidrs:
             check_address(call.key, call.caller())
+        call.provider = call.place.provider or head.provider
+        call.forwarded = head.forwarded
         if head.content_encoding not in (b"", b"identity"):
             raise UnsupportedMedia("Send the body without Content-Encoding.")
         bodies.declared_length(head.content_length)

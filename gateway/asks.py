@@ -7,6 +7,7 @@ a field that came twice the provider sees the one that we looked at.
 import json
 import re
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Annotated, Any
 
 import msgspec
@@ -17,8 +18,22 @@ MAX_DEPTH = 64
 MAX_MODEL_CHARS = 300
 MAX_END_USER_CHARS = 128
 # The field that bounds an answer; of a chat the newer one, which presets rename for providers that know the older.
-BOUND = {"chat.completions": "max_completion_tokens", "completions": "max_tokens"}
+BOUND = {
+    "chat.completions": "max_completion_tokens",
+    "completions": "max_tokens",
+    "responses": "max_output_tokens",
+    "messages": "max_tokens",
+}
 TOKENS_PER_MESSAGE = 16  # what a provider's template may put around a message, at the most
+
+
+class Form(Enum):
+    """How an operation's answer is read, and how an error looks in its stream."""
+
+    COMPLETION = "completion"  # chat, completions, embeddings: checked, and mended where clients would trip
+    RESPONSES = "responses"
+    MESSAGES = "messages"  # Anthropic's
+    PLAIN = "plain"  # whatever else: passed on as it is
 
 
 class StreamOptions(msgspec.Struct):
@@ -28,12 +43,13 @@ class StreamOptions(msgspec.Struct):
 class Fields(msgspec.Struct):
     """The fields that we read; of the rest we know nothing. Names as in OpenAI's specification."""
 
-    model: Annotated[str, msgspec.Meta(max_length=MAX_MODEL_CHARS)] | msgspec.UnsetType = msgspec.UNSET
+    model: Annotated[str, msgspec.Meta(max_length=MAX_MODEL_CHARS)] | msgspec.UnsetType | None = msgspec.UNSET
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int, msgspec.Meta(ge=1)] | None = None
     max_tokens: Annotated[int, msgspec.Meta(ge=0)] | None = None
     max_completion_tokens: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    max_output_tokens: Annotated[int, msgspec.Meta(ge=0)] | None = None
     user: Any = None
     safety_identifier: Any = None
 
@@ -52,23 +68,30 @@ _STRUCTURE = bytes(set(range(256)) - set(b"[]{}"))
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One parsed request. `fields` holds every top-level field of the body, in order, as raw JSON."""
+    """One parsed request. `fields` holds every top-level field of a JSON body, in order, as raw JSON."""
 
-    endpoint: str  # chat.completions, completions, embeddings
-    path: str  # below a provider's base URL, of our own fixed set
+    endpoint: str  # the family's name, as in a key's scope and in the ledger: chat.completions, files, ...
+    path: str  # below a provider's base URL: of our own fixed set, or the client's own, checked (gateway/operations.py)
     model: str
     fields: dict[str, msgspec.Raw]
     size: int  # bytes of the body as it came
+    form: Form = Form.COMPLETION
     stream: bool = False
     wants_usage: bool = False
     choices: int = 1
     end_user: str = ""  # as the client names its own user; at most 128 characters
     max_tokens: int | None = None  # of each choice, as the client bounds it
+    method: str = "POST"
+    query: str = ""  # as it came, without the question mark
+    names_model: bool = True  # False: nothing says which alias is meant, and so not which provider
+    whole: bytes | None = None  # the body where it is no JSON object, b"" where there is none
+    content_type: str = "application/json"
+    is_billed: bool = True  # whether a provider may charge for the call itself
 
     @property
     def prompt_bound(self) -> int:
         """The most tokens that the prompt can have: a token is a byte at least, and each message has a frame."""
-        messages = self.fields.get("messages")
+        messages = self.fields.get("messages") or self.fields.get("input")
         return self.size + TOKENS_PER_MESSAGE * (bytes(messages).count(b'"role"') if messages is not None else 1)
 
     def output_bound(self, cap: int) -> int:
@@ -92,8 +115,11 @@ class Ask:
 
     def body(self, model: str, *, include_usage: bool, edit: Any = None) -> bytes:
         """The body for one provider: its model name, usage asked for where that is allowed, its declared edits."""
+        if self.whole is not None:
+            return self.whole
         fields = self.fields.copy()
-        fields["model"] = msgspec.Raw(_encode(model))
+        if self.names_model:
+            fields["model"] = msgspec.Raw(_encode(model))
         if self.stream and include_usage:
             fields["stream_options"] = self._with_usage()
         if edit is not None:
@@ -114,37 +140,54 @@ _TRUE = msgspec.Raw(b"true")
 _INCLUDE_USAGE = msgspec.Raw(b'{"include_usage":true}')
 
 
-def parse(body: bytes, *, endpoint: str, path: str, streams: bool) -> Ask:
-    """Read a JSON body. Raises BadRequest with the name of the field, DuplicateField or MissingField."""
+def parse(body: bytes, *, endpoint: str, path: str, streams: bool, deployment: str = "") -> Ask:
+    """Read a JSON body. Raises BadRequest with the name of the field, DuplicateField or MissingField.
+
+    `deployment` is the model where the path names it, as Azure's clients do; the body's own then counts for nothing.
+    """
+    raw, fields = read(body)
+    model = deployment or fields.model
+    if model is msgspec.UNSET:
+        raise MissingField("you must provide a `model` parameter", param="model")
+    if model is None:
+        raise BadRequest("Invalid `model`: Expected `str`, got `null`.", param="model", code="invalid_type")
+    stream = bool(streams and fields.stream)
+    options = fields.stream_options
+    return Ask(
+        endpoint=endpoint,
+        path=path,
+        model=model,
+        fields=raw,
+        size=len(body),
+        stream=stream,
+        wants_usage=bool(stream and options and options.include_usage),
+        choices=fields.n or 1,
+        end_user=end_user(fields),
+        max_tokens=_larger(fields.max_tokens, fields.max_completion_tokens),
+    )
+
+
+def read(body: bytes) -> tuple[dict[str, msgspec.Raw], Fields]:
+    """A JSON object as raw fields, and those that we read; raises BadRequest with the name of the field."""
+    raw = read_object(body)
+    try:
+        return raw, _fields.decode(body)
+    except msgspec.ValidationError as exc:
+        raise _invalid(exc) from None
+
+
+def read_object(body: bytes) -> dict[str, msgspec.Raw]:
+    """The top-level fields of a JSON object; raises BadRequest, and DuplicateField for a doubled one that we read."""
     raw = _decode(body)
     _check_depth(body)
     for quoted in _QUOTED:
         if body.count(quoted) > 1:
             _check_doubled(body)
             break
-    try:
-        fields = _fields.decode(body)
-    except msgspec.ValidationError as exc:
-        raise _invalid(exc) from None
-    if fields.model is msgspec.UNSET:
-        raise MissingField("you must provide a `model` parameter", param="model")
-    stream = bool(streams and fields.stream)
-    options = fields.stream_options
-    return Ask(
-        endpoint=endpoint,
-        path=path,
-        model=fields.model,
-        fields=raw,
-        size=len(body),
-        stream=stream,
-        wants_usage=bool(stream and options and options.include_usage),
-        choices=fields.n or 1,
-        end_user=_end_user(fields),
-        max_tokens=_larger(fields.max_tokens, fields.max_completion_tokens),
-    )
+    return raw
 
 
-def _end_user(fields: Fields) -> str:
+def end_user(fields: Fields) -> str:
     """https://platform.openai.com/docs/api-reference/chat/create: `safety_identifier` takes the place of `user`."""
     for value in (fields.safety_identifier, fields.user):
         if value:

@@ -8,7 +8,7 @@ import structlog
 from django.http import HttpResponse, StreamingHttpResponse
 
 from gateway.errors import GatewayError, StreamInterrupted
-from gateway.forwarding import Reply
+from gateway.reading import Reply
 from gateway.receipts import Receipt
 from gateway.sse import PING, error_event
 from ledger import counting
@@ -44,6 +44,8 @@ def deliver_early(pending: Coroutine[Any, Any, Reply], receipt: Receipt) -> "Liv
 
 def label(response: HttpResponse | StreamingHttpResponse, reply: Reply) -> None:
     response.headers["x-gateway-provider"] = reply.target.provider.name
+    for name, value in reply.headers:
+        response.headers[name] = value
 
 
 class Whole(HttpResponse):

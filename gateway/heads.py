@@ -1,4 +1,4 @@
-"""What the handler reads from a request's head before it reads anything else: the key, the length, the path."""
+"""What the handler reads from a request's head before it reads anything else: the key, the length, the provider."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,10 @@ from gateway.errors import BadRequest
 from providers import callers
 
 CREDENTIALS = (b"authorization", b"api-key", b"x-api-key")
-READ = frozenset({*CREDENTIALS, b"content-length", b"content-encoding"})
+PROVIDER = b"x-gateway-provider"
+READ = frozenset({*CREDENTIALS, b"content-length", b"content-encoding", PROVIDER})
+# What of a client's head goes on to the provider; all else that a provider sees is made here.
+FORWARDED = frozenset({b"openai-beta", b"anthropic-beta", b"anthropic-version", b"idempotency-key"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,14 +23,19 @@ class Head:
     token: str
     content_length: bytes | None
     content_encoding: bytes
+    provider: str  # by its name, "" where the client names none
+    forwarded: list[tuple[str, str]]
 
 
 def read(scope: dict[str, Any]) -> Head:
     """Raises BadRequest for a field that decides something and is given twice with different values."""
     found: dict[bytes, bytes] = {}
+    forwarded: list[tuple[str, str]] = []
     for name, value in scope["headers"]:
         if name in READ and found.setdefault(name, value) != value:
             raise BadRequest(f"The header `{name.decode('latin-1')}` is given twice.")
+        if name in FORWARDED and value:
+            forwarded.append((name.decode("ascii"), _printable(name, value)))
     token = b""
     for name in CREDENTIALS:
         if name in found:
@@ -40,7 +48,17 @@ def read(scope: dict[str, Any]) -> Head:
         token.strip().decode("latin-1"),
         found.get(b"content-length"),
         found.get(b"content-encoding", b"").strip().lower(),
+        found.get(PROVIDER, b"").strip().decode("latin-1"),
+        forwarded,
     )
+
+
+def _printable(name: bytes, value: bytes) -> str:
+    """A header that is sent on must be one for every provider's HTTP library too."""
+    text = value.decode("latin-1")
+    if not text.isascii() or not text.isprintable():
+        raise BadRequest(f"The header `{name.decode('ascii')}` holds characters that are not printable ASCII.")
+    return text
 
 
 def caller(scope: Mapping[str, Any]) -> str:
@@ -51,15 +69,3 @@ def caller(scope: Mapping[str, Any]) -> str:
         return peer
     forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
     return callers.address(peer, forwarded, hops)
-
-
-def canonical(path: str) -> str:
-    """`/v1/...` for every spelling of the base URL that is met: without `/v1`, with doubled or trailing slashes."""
-    if path.startswith("/v1/") and not path.startswith("/v1/v1/") and not path.endswith("/") and "//" not in path:
-        return path
-    parts = [part for part in path.split("/") if part]
-    if parts[:1] != ["v1"]:
-        parts.insert(0, "v1")
-    elif parts[1:2] == ["v1"]:
-        parts.pop(0)
-    return "/" + "/".join(parts)

@@ -1,6 +1,7 @@
 """The way of a request, as a table of contents."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 
@@ -9,19 +10,28 @@ from gateway.admission import admit
 from gateway.asks import Ask
 from gateway.delivery import deliver, deliver_early
 from gateway.forwarding import forward
+from gateway.places import Place
 from gateway.receipts import Call, open_receipt
 
 
+class Endpoint(Protocol):
+    """What is forwarded: one operation, or a whole family of them."""
+
+    def parse(self, request: HttpRequest, place: Place) -> Ask: ...
+
+
 @dataclass(frozen=True, slots=True)
-class Endpoint:
-    """One operation that is forwarded: its name in the ledger, its path below a provider's base URL."""
+class Completion:
+    """One operation of the kind of chat: its name in the ledger, its path below a provider's base URL."""
 
     name: str
     path: str
     streams: bool
 
-    def parse(self, request: HttpRequest) -> Ask:
-        return asks.parse(request.body, endpoint=self.name, path=self.path, streams=self.streams)
+    def parse(self, request: HttpRequest, place: Place) -> Ask:
+        return asks.parse(
+            request.body, endpoint=self.name, path=self.path, streams=self.streams, deployment=place.deployment
+        )
 
 
 def call_of(request: HttpRequest) -> Call:
@@ -32,8 +42,9 @@ def call_of(request: HttpRequest) -> Call:
 
 async def handle(request: HttpRequest, endpoint: Endpoint) -> HttpResponse | StreamingHttpResponse:
     """Parse, admit, forward, deliver; the receipt is settled whatever happens."""
-    ask = endpoint.parse(request)
-    async with open_receipt(call_of(request), ask) as receipt:
+    call = call_of(request)
+    ask = endpoint.parse(request, call.place)
+    async with open_receipt(call, ask) as receipt:
         grant = await admit(ask, receipt)
         if receipt.process.commit_open is not None:
             await receipt.commit()

@@ -15,6 +15,7 @@ import structlog
 from gateway.asks import Ask
 from gateway.bills import Bill
 from gateway.errors import GatewayError, InternalError, KeyCompromised, LedgerUnavailable
+from gateway.places import NOWHERE, Place
 from gateway.process import Process
 from ledger import counting
 from ledger.entries import Opened, Settled
@@ -52,6 +53,9 @@ class Call:
     held: int = 0  # bytes of the body, on the process's memory account
     caller: Callable[[], str] = str  # the address that the call comes from, "" where it is not known
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)  # for the answer, whatever it will be
+    place: Place = NOWHERE
+    provider: str = ""  # the one that the client names, "" where it leaves that to the gateway
+    forwarded: list[tuple[str, str]] = field(default_factory=list)  # what of its head goes on to the provider
 
     def take(self, size: int) -> None:
         self.process.memory.take(size)

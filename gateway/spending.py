@@ -41,6 +41,8 @@ async def reserve(
 ) -> Terms:
     """Set the worst case aside. Raises PriceUnknown, BudgetExhausted, and Overloaded where SQL does not answer."""
     ask, bill = receipt.ask, Bill(budgets=receipt.process.budgets)
+    if not ask.is_billed:
+        return Terms(ask, targets)
     found = await _prices(alias, targets, receipt)
     payable = []
     for target, price in zip(targets, found, strict=True):
@@ -49,7 +51,9 @@ async def reserve(
             bill.price_of[target.provider.id, target.model] = price
             payable.append(target)
     if not payable:
-        raise PriceUnknown(f"The price of `{ask.model}` is not known, and this key may not be used without one.")
+        raise PriceUnknown(
+            f"The price of `{ask.model or ask.endpoint}` is not known, and this key may not be used without one."
+        )
     cards = budgets_of(key, config)
     if cards:
         ask = ask.bounded(OUTPUT_CAP)

@@ -298,8 +298,11 @@ class Upstream:
         *,
         method: str = "POST",
         sending: "Sending | None" = None,
+        once: bool = False,
     ) -> UpstreamReply:
         """The answer's head. Only waiting for a slot and connecting have deadlines here; the caller sets the others.
+
+        An address that is met `once`, since ids stand in it, is not remembered.
 
         Raises Overloaded, UpstreamUnreachable, UpstreamTimeout and UpstreamBroken, each with `sent`. Cancelled at any
         moment it closes the connection, gives back the slot and says on `sending` whether a byte had been written.
@@ -310,7 +313,7 @@ class Upstream:
             await self.slots.wait(timeouts.pool)
         extensions: dict[str, Any] = {}
         try:
-            target, transport = self._urls.get(url) or self._parsed(url)
+            target, transport = self._urls.get(url) or self._parsed(url, keep=not once)
             extensions["timeout"] = {"connect": timeouts.connect}
             request = httpx.Request(method, target, headers=headers, stream=Whole(body), extensions=extensions)
             extensions = request.extensions
@@ -324,12 +327,13 @@ class Upstream:
                 raise translated(exc, sent=sent) from exc
             raise
 
-    def _parsed(self, url: str) -> tuple[httpx.URL, httpx.AsyncBaseTransport]:
+    def _parsed(self, url: str, *, keep: bool) -> tuple[httpx.URL, httpx.AsyncBaseTransport]:
         target = httpx.URL(url)
-        if len(self._urls) >= MAX_URLS:
-            self._urls.clear()
-        transport = self._echo if target.host == ECHO_HOST else self._transport
-        found = self._urls[url] = target, transport
+        found = target, self._echo if target.host == ECHO_HOST else self._transport
+        if keep:
+            if len(self._urls) >= MAX_URLS:
+                self._urls.clear()
+            self._urls[url] = found
         return found
 
     async def aclose(self) -> None:

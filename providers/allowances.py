@@ -13,7 +13,15 @@ from typing import Any
 
 from providers.targets import BudgetCard, KeyCard, Limits, TeamCard
 
-ENDPOINTS = ("chat.completions", "completions", "embeddings")
+OTHER = "other"  # every operation that belongs to no family
+# What only a key that names it may use: whoever may, can do whatever the provider's own credential can.
+NAMED_ONLY = frozenset({"organization"})
+ENDPOINTS = (
+    *("chat.completions", "completions", "embeddings", "responses", "messages", "moderations", "images"),
+    *("audio.speech", "audio.transcriptions", "audio.translations", "videos", "realtime"),
+    *("files", "uploads", "batches", "fine_tuning", "vector_stores", "conversations", "containers", "skills", "evals"),
+    *("assistants", "threads", OTHER, *NAMED_ONLY),
+)
 PERIODS = ("day", "month", "total")
 UNKNOWN_PRICE = ("allow", "block")
 MAX_WHOLE = 2_000_000_000

@@ -16,12 +16,12 @@ OUTSIDE = ("bench", "tests")
 
 # A file of gateway/ imports only from the files that stand before it here; a folder's files share its place.
 GATEWAY_ORDER = (
-    *("errors", "sse", "routing", "echo", "heads"),
-    *("asks", "refusals", "answers", "replies", "transport", "upstream", "probe"),
+    *("errors", "sse", "routing", "echo", "heads", "places"),
+    *("asks", "operations", "refusals", "answers", "replies", "relays", "transport", "upstream", "probe"),
     *("process", "listing", "bills", "receipts", "access", "bodies"),
-    *("limits", "spending"),
+    *("limits", "spending", "wayfinding"),
     "admission",
-    *("forwarding", "delivery"),
+    *("reading", "forwarding", "delivery"),
     "pipeline",
     "endpoints",
     "api",

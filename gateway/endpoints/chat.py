@@ -4,10 +4,11 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from ninja import Router
 
 from gateway.endpoints.describe import body
-from gateway.pipeline import Endpoint, handle
+from gateway.operations import Operation
+from gateway.pipeline import Completion, handle
 
 router = Router(tags=["chat"])
-ENDPOINT = Endpoint("chat.completions", "/chat/completions", streams=True)
+ENDPOINT = Completion("chat.completions", "/chat/completions", streams=True)
 
 
 @router.post(
@@ -20,3 +21,8 @@ ENDPOINT = Endpoint("chat.completions", "/chat/completions", streams=True)
 )
 async def create(request: HttpRequest) -> HttpResponse | StreamingHttpResponse:
     return await handle(request, ENDPOINT)
+
+
+@router.get("/chat/completions", summary="List the chat completions that a provider has stored")
+async def stored(request: HttpRequest) -> HttpResponse | StreamingHttpResponse:
+    return await handle(request, Operation())

@@ -4,10 +4,10 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from ninja import Router
 
 from gateway.endpoints.describe import body
-from gateway.pipeline import Endpoint, handle
+from gateway.pipeline import Completion, handle
 
 router = Router(tags=["completions"])
-ENDPOINT = Endpoint("completions", "/completions", streams=True)
+ENDPOINT = Completion("completions", "/completions", streams=True)
 
 
 @router.post(

@@ -4,10 +4,10 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from ninja import Router
 
 from gateway.endpoints.describe import body
-from gateway.pipeline import Endpoint, handle
+from gateway.pipeline import Completion, handle
 
 router = Router(tags=["embeddings"])
-ENDPOINT = Endpoint("embeddings", "/embeddings", streams=False)
+ENDPOINT = Completion("embeddings", "/embeddings", streams=False)
 
 
 @router.post(

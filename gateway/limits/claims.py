@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from gateway.asks import Ask
+from gateway.asks import Ask, Form
 from gateway.errors import RateLimited
 from gateway.limits import gcra
 from gateway.limits.gcra import Rate
@@ -176,6 +176,8 @@ class Estimates:
         self._averages: dict[str, float] = {}
 
     def tokens(self, key: KeyCard, ask: Ask) -> int:
+        if ask.form is Form.PLAIN and not ask.names_model:
+            return 0  # what is kept, listed or taken away
         average = self._averages.get(key.principal, FIRST_GUESS)
         return -(-ask.size // BYTES_PER_TOKEN) + ask.output_bound(round(average))
 

@@ -77,8 +77,8 @@ async def test_case_27_an_unknown_model_is_not_found(sdk: Sdk, scripted: Scripte
 
 async def test_case_27_an_unknown_path_and_a_wrong_method_are_json(gateway: Gateway) -> None:
     async with gateway.http() as http:
-        nowhere = await http.post("/foo", json={"model": "fast"})
-        method = await http.get("/chat/completions")
+        nowhere = await http.post(gateway.url.removesuffix("/v1") + "/foo", json={"model": "fast"})
+        method = await http.get("/embeddings")
     assert (nowhere.status_code, nowhere.json()["error"]["message"]) == (404, "Invalid URL (POST /v1/foo)")
     assert (method.status_code, method.json()["error"]["code"]) == (405, "method_not_supported")
     assert method.headers["allow"] == "POST"

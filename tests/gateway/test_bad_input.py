@@ -167,8 +167,8 @@ async def test_a_length_over_the_cap_is_refused_before_a_byte_of_the_body(door: 
 async def test_case_27_unknown_models_paths_and_methods_are_json(door: Door) -> None:
     async with door.http() as http:
         model = await http.post("/chat/completions", json={"model": "nobody"})
-        path = await http.post("/foo/bar", json={})
-        method = await http.get("/chat/completions")
+        path = await http.post(door.url.removesuffix("/v1") + "/foo/bar", json={})
+        method = await http.get("/embeddings")
     assert (model.status_code, model.json()["error"]["code"]) == (404, "model_not_found")
     assert model.json()["error"]["param"] == "model"
     assert (path.status_code, path.json()["error"]["code"]) == (404, "unknown_url")

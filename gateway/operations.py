@@ -1,0 +1,138 @@
+"""Any operation of the API, known in particular or not: its family, and the request as it may be sent on.
+
+https://platform.openai.com/docs/api-reference has some 300 operations, and OpenAI's libraries call a hundred that it
+does not have. A family is what a key's scope is made of; it goes by the first segments of the path.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import quote, unquote_to_bytes
+
+import msgspec
+from django.core.handlers.asgi import ASGIRequest
+from django.http import HttpRequest
+
+from gateway import asks, places
+from gateway.asks import MAX_MODEL_CHARS, Ask, Form
+from gateway.errors import BadRequest, NotFound
+from gateway.places import Place
+from providers.allowances import OTHER
+
+JSON = "application/json"
+FORM = "application/x-www-form-urlencoded"  # what curl says of any body
+MAX_PATH = 2_000
+# Methods that only look or take away: no provider charges for them, nor for what only keeps things.
+FREE_METHODS = frozenset({"GET", "HEAD", "DELETE"})
+FREE_FAMILIES = frozenset({"files", "uploads", "conversations", "organization"})
+# https://www.rfc-editor.org/rfc/rfc3986#section-3.3, and the brackets that some clients leave as they are.
+IN_PATH = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=:@%[]/")
+IN_QUERY = frozenset(range(0x21, 0x7F)) - {ord("#")}
+
+ONE_SEGMENT = (
+    *("completions", "embeddings", "responses", "moderations", "images", "videos", "files", "uploads", "batches"),
+    *("fine_tuning", "vector_stores", "conversations", "containers", "skills", "evals", "realtime", "assistants"),
+    *("threads", "messages"),
+)
+FAMILIES = {
+    **{name: name for name in ONE_SEGMENT},
+    "chat/completions": "chat.completions",
+    "audio/speech": "audio.speech",
+    "audio/transcriptions": "audio.transcriptions",
+    "audio/translations": "audio.translations",
+    "organization": "organization",
+    "projects": "organization",
+}
+
+
+class Loose(msgspec.Struct):
+    """What is read of a body about which nothing else is known: a field of another type than ours is not ours."""
+
+    model: object = None
+    stream: object = None
+
+
+_loose = msgspec.json.Decoder(Loose)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """The endpoint of everything that has none of its own."""
+
+    def parse(self, request: HttpRequest, place: Place) -> Ask:
+        """Raises BadRequest, and NotFound for a path that nobody serves."""
+        assert isinstance(request, ASGIRequest)
+        name, method, scope = family(place.path), request.method or "GET", request.scope
+        if name == OTHER and not place.rooted:
+            raise NotFound(f"Invalid URL ({method} {place.path})")
+        ask = Ask(
+            endpoint=name,
+            path=below_v1(scope),
+            model="",
+            fields={},
+            size=len(request.body),
+            form=Form.PLAIN,
+            method=method,
+            query=query(scope, place),
+            names_model=False,
+            whole=b"",
+            content_type="",
+            is_billed=method not in FREE_METHODS and name not in FREE_FAMILIES,
+        )
+        return with_body(ask, request.body, request.headers.get("content-type", "")) if request.body else ask
+
+
+def family(path: str) -> str:
+    """The family of a path such as `/v1/fine_tuning/jobs`."""
+    parts = path.removeprefix("/v1/").split("/", 2)
+    return FAMILIES.get("/".join(parts[:2])) or FAMILIES.get(parts[0], OTHER)
+
+
+def with_body(ask: Ask, body: bytes, content_type: str) -> Ask:
+    """The ask with its body. A JSON object is read for its model and made anew, anything else goes on as it came."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind not in ("", JSON, FORM):
+        if not content_type.isascii() or not content_type.isprintable():
+            raise BadRequest("The header `content-type` holds characters that are not printable ASCII.")
+        return replace(ask, whole=body, content_type=content_type)
+    fields = asks.read_object(body)
+    loose = _loose.decode(body)
+    model = loose.model if isinstance(loose.model, str) else None
+    if model is not None and len(model) > MAX_MODEL_CHARS:
+        raise BadRequest(f"`model` has at most {MAX_MODEL_CHARS} characters.", param="model", code="invalid_value")
+    return replace(
+        ask,
+        fields=fields,
+        whole=None,
+        content_type=JSON,
+        model=model or "",
+        names_model=model is not None,
+        stream=loose.stream is True,
+    )
+
+
+def below_v1(scope: Mapping[str, Any]) -> str:
+    """The operation's path as the client wrote it, escapes untouched, below `/v1`; raises BadRequest.
+
+    It becomes a part of a provider's address: nothing in it may climb out of its place there.
+    """
+    raw = scope.get("raw_path")
+    written = raw if isinstance(raw, bytes) else quote(str(scope["path"])).encode()
+    path = places.read(written.decode("latin-1")).path.removeprefix("/v1")
+    plain = unquote_to_bytes(path)
+    climbs = any(part in (b".", b"..") for part in plain.replace(b"\\", b"/").split(b"/"))
+    if climbs or len(path) > MAX_PATH or not IN_PATH.issuperset(path.encode("latin-1")) or min(plain, default=32) < 32:
+        raise BadRequest("The path of this URL is not one that can be sent on.")
+    return path
+
+
+def query(scope: Mapping[str, Any], place: Place) -> str:
+    """The query as the client wrote it; of Azure's clients without the version, which is the provider's to say."""
+    raw = scope.get("query_string") or b""
+    assert isinstance(raw, bytes)
+    if not IN_QUERY.issuperset(raw):
+        raise BadRequest("The query of this URL holds characters that must be escaped.")
+    text = raw.decode("ascii")
+    if not place.is_azure:
+        return text
+    return "&".join(part for part in text.split("&") if not part.startswith("api-version="))

@@ -1,0 +1,178 @@
+"""What an upstream's answer becomes: a refusal, a whole answer or a stream whose first bytes have come."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from gateway.admission import Grant
+from gateway.answers import as_stream, check_answer, decode_fields, read_error, with_base64
+from gateway.asks import Ask, Form
+from gateway.errors import UpstreamError, UpstreamInvalid, UpstreamTimeout
+from gateway.receipts import Receipt
+from gateway.refusals import refusal, refuse
+from gateway.relays import Relay, relay_for
+from gateway.upstream import UpstreamReply
+from ledger import counting
+from ledger.usage import Usage, decode_usage
+from providers.targets import Target
+
+MAX_ANSWER = 32 * 1024 * 1024
+MAX_REFUSAL = 64 * 1024
+decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
+EVENT_STREAM = "text/event-stream; charset=utf-8"
+# How a stream may begin whose provider does not say that it is one.
+EVENT_STARTS = (b"data:", b"event:", b"id:", b"retry:", b":", b"\n", b"\r", b"\xef\xbb\xbf")
+# What of a provider's head goes on to the client, of answers that are passed on as they are.
+RETURNED = ("content-disposition", "content-language", "openai-model", "openai-organization")
+
+
+@dataclass(slots=True)
+class Reply:
+    """The first upstream that answered: a whole body, or a stream whose first bytes have come."""
+
+    target: Target
+    status: int
+    content_type: str
+    body: bytes = b""  # ready for the client: the whole answer, or what the stream's first bytes gave
+    relay: Relay | None = None  # None: `body` is all there is
+    upstream: UpstreamReply | None = None
+    chunks: AsyncIterator[bytes] | None = None
+    headers: tuple[tuple[str, str], ...] = ()  # the provider's own that go on to the client
+
+
+async def read(grant: Grant, target: Target, upstream: UpstreamReply) -> Reply:
+    """The reply, as the form of the operation has it. Raises UpstreamRefused, UpstreamInvalid, UpstreamTimeout."""
+    receipt, ask = grant.receipt, grant.ask
+    receipt.upstream_request_id = upstream.headers.get("x-request-id", "")[:200]
+    if not 200 <= upstream.status <= 299:
+        body = await _beginning(upstream)
+        raise refusal(upstream.status, dict(upstream.headers.items()), body, secrets=_secrets(target))
+    return await (_completion if ask.form is Form.COMPLETION else _as_it_is)(grant, target, upstream)
+
+
+async def _completion(grant: Grant, target: Target, upstream: UpstreamReply) -> Reply:
+    receipt, ask = grant.receipt, grant.ask
+    content_type = upstream.headers.get("content-type", "")
+    if ask.stream and "json" not in content_type and "html" not in content_type:
+        chunks = upstream.chunks()
+        first = await anext(chunks, b"")
+        _first_byte(receipt)
+        if "event-stream" in content_type or first.startswith(EVENT_STARTS):
+            return _stream(ask, target, first, upstream, chunks)
+        body = await _whole(receipt, target, chunks, first)
+    else:
+        _first_byte(receipt)
+        body = await _whole(receipt, target, upstream.chunks())
+    await upstream.aclose()
+    answer = check_answer(upstream.status, content_type, body, ask.endpoint, secrets=_secrets(target))
+    if answer.usage is not None:
+        receipt.usage, receipt.usage_source = answer.usage, "provider"
+    else:
+        tokens_in = counting.prompt_tokens(ask.fields)
+        receipt.usage, receipt.usage_source = Usage(tokens_in, counting.answer_tokens(answer.body)), "estimated"
+    if ask.stream:
+        stream = as_stream(answer.body, chat=ask.endpoint == "chat.completions", wants_usage=ask.wants_usage)
+        return Reply(target, 200, EVENT_STREAM, stream)
+    whole = with_base64(answer.body) if ask.endpoint == "embeddings" and ask.wants_base64 else answer.body
+    return Reply(target, upstream.status, "application/json", whole)
+
+
+async def _as_it_is(grant: Grant, target: Target, upstream: UpstreamReply) -> Reply:
+    """Status, body and kind as the provider gave them; what the answer says of its usage is taken down."""
+    receipt, ask = grant.receipt, grant.ask
+    content_type = upstream.headers.get("content-type", "")
+    headers = _returned(upstream)
+    chunks = upstream.chunks()
+    if "event-stream" in content_type:
+        first = await anext(chunks, b"")
+        _first_byte(receipt)
+        return replace(_stream(ask, target, first, upstream, chunks), headers=headers)
+    _first_byte(receipt)
+    body = await _whole(receipt, target, chunks)
+    await upstream.aclose()
+    usage = _usage_of(ask, content_type, body, _secrets(target))
+    if ask.is_billed:  # else it was counted when the work was asked for
+        receipt.usage = usage or Usage()  # a price may be one of the request alone
+        receipt.usage_source = "none" if usage is None else "provider"
+    return Reply(target, upstream.status, content_type, body, headers=headers)
+
+
+def _usage_of(ask: Ask, content_type: str, body: bytes, secrets: list[str]) -> Usage | None:
+    """The usage that an answer tells of. Raises UpstreamInvalid for a web page and for JSON that is none.
+
+    Raises UpstreamRefused for an error with a good status; an object with a name may have an `error` of its own, which
+    says what became of it.
+    """
+    if "html" in content_type and not ask.path.endswith("/content"):
+        raise UpstreamInvalid("The provider answered with a web page.", sent=True)
+    if "json" not in content_type or not body:
+        return None
+    text = body.lstrip()
+    try:
+        if text.startswith(b"["):
+            decode_list(text)
+            return None
+        fields = decode_fields(text)
+        complaint = None if "id" in fields or "object" in fields else read_error(fields)
+    except (ValueError, RecursionError):
+        raise UpstreamInvalid("The provider answered with a body that is not whole, valid JSON.", sent=True) from None
+    if complaint is not None:
+        raise refuse(complaint, complaint.status or 502, secrets=secrets, original=body.decode("utf-8", "replace"))
+    return decode_usage(fields["usage"]) if "usage" in fields else None
+
+
+def _returned(upstream: UpstreamReply) -> tuple[tuple[str, str], ...]:
+    given = ((name, upstream.headers.get(name)) for name in RETURNED)
+    return tuple((name, value) for name, value in given if value is not None)
+
+
+async def _whole(receipt: Receipt, target: Target, chunks: AsyncIterator[bytes], first: bytes = b"") -> bytes:
+    """The rest of a body, with `first` before it; silence within it counts as in a stream, memory as for a request."""
+    parts, size = [first], len(first)
+    receipt.call.take(size)
+    with receipt.within(target.provider.timeouts.gap, _silent):
+        async for data in chunks:
+            receipt.heard = True
+            receipt.call.take(len(data))
+            parts.append(data)
+            size += len(data)
+            if size > MAX_ANSWER:
+                raise UpstreamInvalid(f"The provider's answer is larger than {MAX_ANSWER} bytes.", sent=True)
+    return b"".join(parts)
+
+
+def _stream(ask: Ask, target: Target, first: bytes, upstream: UpstreamReply, chunks: AsyncIterator[bytes]) -> Reply:
+    """A stream whose head can still be a refusal: an error in its first event is the answer's status, and no event."""
+    relay = relay_for(ask, secrets=tuple(_secrets(target)))
+    out = relay.feed(first)
+    if relay.failed is not None and relay.events_relayed <= 1:
+        raise relay.failed
+    return Reply(target, 200, EVENT_STREAM, out, relay, upstream, chunks)
+
+
+async def _beginning(upstream: UpstreamReply) -> bytes:
+    """As much of a refusal as is worth reading; one that breaks off still has a status."""
+    body = b""
+    try:
+        async for data in upstream.chunks():
+            body += data
+            if len(body) > MAX_REFUSAL:
+                break
+    except UpstreamError:
+        pass
+    await upstream.aclose()
+    return body[:MAX_REFUSAL]
+
+
+def _first_byte(receipt: Receipt) -> None:
+    if receipt.ttft is None:
+        receipt.ttft = receipt.process.clock() - receipt.call.started
+
+
+def _secrets(target: Target) -> list[str]:
+    return [card.secret.reveal() for card in target.provider.credentials]
+
+
+def _silent() -> UpstreamTimeout:
+    return UpstreamTimeout("The provider stopped sending before its answer was complete.", sent=True)

@@ -1,0 +1,114 @@
+"""Streams that are passed on as they are, and what every relay of a stream has for those who drive it."""
+
+import re
+from typing import Protocol
+
+import msgspec
+
+from gateway.asks import Ask, Form
+from gateway.errors import GatewayError, StreamInterrupted
+from gateway.replies import ChatRelay
+from gateway.sse import DONE, EventSplitter, events, payload
+from ledger.counting import tokens_of_bytes
+from ledger.usage import Usage, read_usage
+
+LONG_TOKEN = 8  # bytes; where the mean of a stream's deltas has more, each holds several tokens
+# In a JSON string the quotes would be escaped: these bytes are always structure.
+USAGE = re.compile(rb'"usage": ?\{')
+
+
+class Relay(Protocol):
+    """One upstream stream on its way to the client, without any I/O; what it gives are whole events."""
+
+    usage: Usage | None
+    done: bool  # nothing that comes now belongs to the answer
+    failed: GatewayError | None  # the upstream reported an error, which has gone out as the last event
+    events_relayed: int
+
+    def feed(self, data: bytes) -> bytes:
+        """What the client gets for these bytes."""
+        ...
+
+    def end(self) -> bytes:
+        """What is left when the upstream has ended cleanly; raises StreamInterrupted where the answer is not whole."""
+        ...
+
+    def estimate(self, tokens_in: int = 0) -> Usage:
+        """What has been relayed, where the upstream has not said how much that was."""
+        ...
+
+
+def relay_for(ask: Ask, *, secrets: tuple[str, ...]) -> Relay:
+    """The relay that reads streams of that form."""
+    if ask.form is not Form.COMPLETION:
+        return PassingRelay(secrets=secrets)
+    return ChatRelay(
+        chat=ask.endpoint == "chat.completions",
+        wants_usage=ask.wants_usage,
+        choices=ask.choices,
+        model=ask.model,
+        secrets=secrets,
+    )
+
+
+class PassingRelay:
+    """Events pass byte for byte, their names too; only those that hold usage are read.
+
+    https://platform.openai.com/docs/api-reference: speech, transcriptions, images and assistants stream so.
+    """
+
+    # A delta's text, whose bytes are counted where the stream brings no usage.
+    DELTA = re.compile(rb'"delta": ?"((?:[^"\\]|\\.)*)')
+
+    def __init__(self, *, secrets: tuple[str, ...] = ()) -> None:
+        self.usage: Usage | None = None
+        self.done = False
+        self.failed: GatewayError | None = None
+        self.events_relayed = 0
+        self.secrets = secrets
+        self._splitter = EventSplitter(names=True)
+        self._deltas = self._delta_bytes = 0
+
+    def feed(self, data: bytes) -> bytes:
+        return self._passed(self._splitter.feed(data))
+
+    def end(self) -> bytes:
+        rest = self._splitter.flush()
+        if rest and not _is_whole(rest):
+            raise StreamInterrupted("The provider's stream ended in the middle of an event.", sent=True)
+        return self._passed(rest)
+
+    def estimate(self, tokens_in: int = 0) -> Usage:
+        single = self._delta_bytes <= self._deltas * LONG_TOKEN
+        return Usage(tokens_in, self._deltas if single else tokens_of_bytes(self._delta_bytes))
+
+    def _passed(self, block: bytes) -> bytes:
+        if not block:
+            return b""
+        self.events_relayed += block.count(b"\n\n")
+        for text in self.DELTA.findall(block):
+            self._deltas += 1
+            self._delta_bytes += len(text)
+        if USAGE.search(block):
+            for event in events(block):
+                if USAGE.search(event):
+                    self._read_usage(event)
+        return block
+
+    def _read_usage(self, event: bytes) -> None:
+        fields = decoded(event)
+        if fields is not None:
+            self.usage = read_usage(fields.get("usage")) or self.usage
+
+
+def decoded(event: bytes) -> dict[str, object] | None:
+    """The JSON object of an event; None where it is none."""
+    try:
+        value = msgspec.json.decode(payload(event))
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _is_whole(event: bytes) -> bool:
+    return event.endswith(DONE) or decoded(event) is not None

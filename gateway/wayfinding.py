@@ -1,0 +1,114 @@
+"""Which provider a request goes to that names no model: the one that the client names, else the key's own.
+
+A client can choose among the providers that its key may use, and no other: those to which some alias leads that the key
+may ask for. Of a provider that is not among them it is not told whether it is there.
+"""
+
+from collections.abc import Iterator
+
+from gateway import routing
+from gateway.asks import Ask
+from gateway.errors import NotFound, Overloaded, UnknownModel
+from gateway.places import AZURE
+from gateway.receipts import Call
+from providers.snapshot import Catalog, is_usable
+from providers.targets import AliasCard, KeyCard, ProviderCard, Target, matches
+
+NO_ALIAS = AliasCard("", "")  # without a model there is no alias, and none of an alias's limits
+
+
+def unknown_model(model: str) -> UnknownModel:
+    return UnknownModel(f"The model `{model}` does not exist or you do not have access to it.")
+
+
+def no_route(what: str) -> Overloaded:
+    return Overloaded(f"{what} has no route that is enabled and has a credential.", code="no_route", retry_after=30)
+
+
+def by_model(ask: Ask, key: KeyCard, config: Catalog) -> tuple[AliasCard, tuple[Target, ...]]:
+    """The alias of the model that the client names, and its targets in the order in which they are to be tried.
+
+    Raises UnknownModel for a name that is not there and for one that the key may not use: which of the two it is tells
+    a stranger what the house has.
+    """
+    match = config.match(ask.model) if key.may_use(ask.model) else None
+    if match is None:
+        raise unknown_model(ask.model)
+    alias, _ = match
+    targets = config.targets(alias, ask.model, routing.order(alias))
+    if not targets:
+        raise no_route(f"The model `{ask.model}`")
+    return alias, targets
+
+
+def by_place(ask: Ask, call: Call, key: KeyCard, config: Catalog) -> tuple[AliasCard, tuple[Target, ...]]:
+    """The same for a request that names a provider, or no model. Raises NotFound for a provider that is not there."""
+    named = _named(call, key, config)
+    if ask.names_model:
+        alias, targets = by_model(ask, key, config)
+        # Azure's clients say `/openai/` of everything: to them it names no provider of ours.
+        if named is None or call.place.is_azure:
+            return alias, targets
+        kept = tuple(target for target in targets if target.provider.id == named.id)
+        if not kept:
+            raise unknown_model(ask.model)
+        return alias, kept
+    provider = named or _default(key, config)
+    if provider is None:
+        raise NotFound(f"Invalid URL ({ask.method} /v1{ask.path})")
+    if not is_usable(provider):
+        raise no_route(f"The provider `{provider.name}`")
+    credential = provider.credentials[0] if provider.credentials else None
+    return NO_ALIAS, (Target(provider, "", credential),)
+
+
+def _named(call: Call, key: KeyCard, config: Catalog) -> ProviderCard | None:
+    if not call.provider:
+        return None
+    for provider in usable_by(key, config):
+        if provider.name == call.provider:
+            return provider
+    if call.provider == AZURE and call.place.is_azure:
+        return None
+    raise NotFound(
+        f"The provider `{call.provider[:60]}` does not exist or you do not have access to it.", code="unknown_provider"
+    )
+
+
+def _default(key: KeyCard, config: Catalog) -> ProviderCard | None:
+    """The provider of the first alias that the key may use: the oldest row, the first in the file."""
+    return next(usable_by(key, config), None)
+
+
+def usable_by(key: KeyCard, config: Catalog) -> Iterator[ProviderCard]:
+    """The providers to which some alias leads that the key may ask for, those of the oldest alias first."""
+    seen: set[str] = set()
+    for alias in sorted(opened_to(key, config), key=lambda alias: alias.created):
+        for route in alias.routes:
+            provider = config.providers.get(route.provider_id)
+            if provider is not None and provider.id not in seen:
+                seen.add(provider.id)
+                yield provider
+
+
+def opened_to(key: KeyCard, config: Catalog) -> list[AliasCard]:
+    """The aliases under which the key has at least one name to ask for."""
+    every = [*config.exact.values(), *config.patterns.values()]
+    if "*" in key.aliases:
+        return every
+    found: dict[str, AliasCard] = {}
+    for pattern in key.aliases:
+        if not pattern.endswith("*"):
+            match = config.match(pattern)
+            if match is not None:
+                found[match[0].id] = match[0]
+            continue
+        for alias in every:
+            if alias.name.endswith("*"):
+                # Two patterns have names in common where one's beginning is the other's.
+                meets = alias.name[:-1].startswith(pattern[:-1]) or pattern[:-1].startswith(alias.name[:-1])
+            else:
+                meets = matches(pattern, alias.name)
+            if meets:
+                found[alias.id] = alias
+    return list(found.values())
