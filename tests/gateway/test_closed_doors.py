@@ -32,24 +32,33 @@ STATEMENTS = [
     "0x27204f5220313d31",
     "/**/OR/**/1=1",
 ]
-NO_MODEL = dict.fromkeys(("/models/fast", "/chat/completions", "/completions", "/embeddings"), 404)
+NO_MODEL = dict.fromkeys(("/models/fast", "/chat/completions", "/completions", "/embeddings", "/agents"), 404)
 
 
 def operations() -> Iterator[tuple[str, str]]:
     """(method, path) of every operation of the API, with something in the place of each variable."""
     for path, methods in api.get_openapi_schema()["paths"].items():
         for method in methods:
-            yield method.upper(), path.removeprefix("/v1").replace("{model_id}", "fast")
+            yield (
+                method.upper(),
+                path.removeprefix("/v1").replace("{model_id}", "fast").replace("{operation}", "agents"),
+            )
 
 
 def test_s15_the_matrix_names_every_route() -> None:
     assert sorted(operations()) == [
+        ("DELETE", "/agents"),
+        ("GET", "/agents"),
+        ("GET", "/chat/completions"),
         ("GET", "/key"),
         ("GET", "/models"),
         ("GET", "/models/fast"),
+        ("PATCH", "/agents"),
+        ("POST", "/agents"),
         ("POST", "/chat/completions"),
         ("POST", "/completions"),
         ("POST", "/embeddings"),
+        ("PUT", "/agents"),
     ]
 
 
@@ -77,13 +86,10 @@ async def test_s15_every_route_is_closed_without_a_key_and_with_a_dead_one(
 @pytest.mark.parametrize(
     ("allowed", "refused"),
     [
-        ({"aliases": []}, {"/models/fast": 404, "/chat/completions": 404, "/completions": 404, "/embeddings": 404}),
-        (
-            {"aliases": ["other"]},
-            {"/models/fast": 404, "/chat/completions": 404, "/completions": 404, "/embeddings": 404},
-        ),
-        ({"endpoints": ["embeddings"]}, {"/chat/completions": 403, "/completions": 403}),
-        ({"endpoints": ["chat.completions"]}, {"/completions": 403, "/embeddings": 403}),
+        ({"aliases": []}, NO_MODEL),
+        ({"aliases": ["other"]}, NO_MODEL),
+        ({"endpoints": ["embeddings"]}, {"/chat/completions": 403, "/completions": 403, "/agents": 403}),
+        ({"endpoints": ["chat.completions"]}, {"/completions": 403, "/embeddings": 403, "/agents": 403}),
     ],
 )
 async def test_s15_a_key_with_another_scope_is_refused(

@@ -22,7 +22,7 @@ async def test_the_docs_are_drawn_without_a_breach_of_the_policy(tmp_path: Path,
         page.on("console", lambda message: said.append(message.text))
         page.on("request", lambda request: asked.append(request.url))
         await page.goto(f"http://127.0.0.1:{port}/docs")
-        await page.get_by_text("/v1/chat/completions", exact=True).wait_for()
+        await page.get_by_text("/v1/embeddings", exact=True).wait_for()
         await browser.close()
     assert said == []
     assert {url.split("/")[2] for url in asked if not url.startswith("data:")} == {f"127.0.0.1:{port}"}
