@@ -4,28 +4,35 @@ import secrets as randomness
 import sys
 import time
 from array import array
-from base64 import b64encode
-from collections.abc import Iterable, Mapping
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import msgspec
 from msgspec import Raw
 
 from gateway.errors import UpstreamInvalid
+from gateway.mending import (
+    NULL,
+    EndedInError,
+    Fields,
+    decode_fields,
+    encode,
+    finish_of,
+    mend_speech,
+    whole_call,
+)
+from gateway.mending import decode_list as decode_choices
 from gateway.refusals import Complaint, read_complaint, refusal, refuse
 from gateway.sse import DONE
 from ledger.usage import Usage, decode_usage
-
-Fields = dict[str, Raw]
+from providers.targets import NO_QUIRKS, Quirks
 
 # The list without which an answer of that endpoint is none; whatever else is in it is the provider's affair.
 LIST_OF = {"chat.completions": "choices", "completions": "choices", "embeddings": "data"}
-NULL = b"null"
 
-decode_fields = msgspec.json.Decoder(Fields).decode
-decode_choices = msgspec.json.Decoder(list[Fields]).decode
 _decode_numbers = msgspec.json.Decoder(list[float]).decode
-encode = msgspec.json.encode
+Convert = Callable[[Fields], Fields]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,29 +43,98 @@ class Answer:
     usage: Usage | None
 
 
-def check_answer(status: int, content_type: str, body: bytes, endpoint: str, *, secrets: Iterable[str] = ()) -> Answer:
-    """The provider's answer to a call that is no stream; its body is not changed.
+def check_answer(
+    status: int,
+    content_type: str,
+    body: bytes,
+    endpoint: str,
+    *,
+    secrets: Iterable[str] = (),
+    quirks: Quirks = NO_QUIRKS,
+    convert: Convert | None = None,
+    model: str = "",
+) -> Answer:
+    """The provider's answer to a call that is no stream; its body is not changed where nothing in it has to be.
 
-    Raises UpstreamRefused for an error, even one with status 200, and UpstreamInvalid for HTML, nothing, half a
-    document and JSON that is no answer of this endpoint.
+    `convert` puts it into OpenAI's shape first. Raises UpstreamRefused for an error, even one with status 200, and
+    UpstreamInvalid for HTML, nothing, half a document and JSON that is no answer of this endpoint.
     """
     if not 200 <= status <= 299:
-        raise refusal(status, {}, body, secrets)
+        raise refusal(status, {}, body, secrets, quirks)
     body = body.lstrip()  # some providers keep a waiting connection alive with line ends
     if body[:1] != b"{":
         raise _invalid(_what(body, content_type))
     try:
         fields = decode_fields(body)
         complaint = read_error(fields)
-        listed = LIST_OF.get(endpoint)
-        if complaint is None and listed is not None and bytes(fields.get(listed, b""))[:1] != b"[":
-            raise _invalid(f"a JSON object without `{listed}`")
+        if complaint is None:
+            shaped = _in_shape(fields if convert is None else convert(fields), endpoint, quirks, model)
+            fields, body = shaped, body if shaped is fields else encode(shaped)
+    except EndedInError:
+        complaint = Complaint("The provider ended its answer with an error.")
     except (ValueError, RecursionError):
         raise _invalid("a body that is not whole, valid JSON") from None
     if complaint is not None:
         raise refuse(complaint, complaint.status or 502, secrets=secrets, original=body.decode("utf-8", "replace"))
     usage = fields.get("usage")
+    if usage is None or bytes(usage) == NULL:
+        usage = at_path(fields, quirks.usage_path)
     return Answer(body, None if usage is None else decode_usage(usage))
+
+
+def _in_shape(fields: Fields, endpoint: str, quirks: Quirks, model: str) -> Fields:
+    """The same object where nothing in it is to be mended."""
+    listed = LIST_OF.get(endpoint)
+    if listed is not None and bytes(fields.get(listed, b""))[:1] != b"[":
+        raise _invalid(f"a JSON object without `{listed}`")
+    if listed != "choices":
+        return fields
+    return _mended(fields, chat=endpoint == "chat.completions", quirks=quirks, model=model)
+
+
+def _mended(fields: Fields, *, chat: bool, quirks: Quirks, model: str) -> Fields:
+    choices = decode_choices(fields["choices"])
+    before = [dict(choice) for choice in choices]
+    for choice in choices:
+        if "finish_reason" in choice:
+            choice["finish_reason"] = finish_of(choice["finish_reason"], quirks.finish)
+        message = choice.get("message")
+        if chat and message is not None and bytes(message) != NULL:
+            speech = decode_fields(message)
+            said = dict(speech)
+            _mend_message(speech, quirks)
+            if speech != said:
+                choice["message"] = Raw(encode(speech))
+    mended = {**fields, "choices": Raw(encode(choices))} if choices != before else fields
+    if any(is_placeholder(fields[name]) for name in ("id", "created", "model") if name in fields):
+        mended = complete_identity(dict(mended), chat=chat, model=model, whole=True)
+    return mended
+
+
+def _mend_message(speech: Fields, quirks: Quirks) -> None:
+    mend_speech(speech, quirks)
+    if bytes(speech.get("role", b"")) in (b"", NULL, b'""'):
+        speech["role"] = Raw(b'"assistant"')
+    calls = speech.get("tool_calls")
+    if calls is not None and bytes(calls)[:1] == b"[":
+        given = decode_choices(calls)
+        mended = [whole_call(dict(call)) for call in given]
+        if mended != given:
+            speech["tool_calls"] = Raw(encode(mended))
+
+
+def at_path(fields: Mapping[str, Raw], path: tuple[str, ...]) -> Raw | None:
+    """What stands there in an answer; None where nothing does, and for the empty way."""
+    found: Raw | None = None
+    for step in path:
+        if found is not None:
+            if bytes(found)[:1] != b"{":
+                return None
+            fields = decode_fields(found)
+        found = fields.get(step)
+        if found is None:
+            return None
+    return found
 
 
 def read_error(fields: Mapping[str, Raw]) -> Complaint | None:
@@ -100,28 +176,53 @@ def with_base64(body: bytes) -> bytes:
     """An embeddings answer with each list of numbers as base64 of its little-endian 32-bit floats, for who asked so.
 
     Many providers ignore `encoding_format`; openai-node before 7 then takes their numbers for base64 and gives its user
-    an empty vector. An answer that holds base64 already comes back as it is. `body` has passed check_answer; raises
-    UpstreamInvalid where its data are no embeddings.
+    an empty vector. What is base64 already comes back as it is. `body` has passed check_answer; raises UpstreamInvalid
+    where its data are no embeddings.
     """
+    return _with_vectors(body, b"[", _packed)
+
+
+def with_floats(body: bytes) -> bytes:
+    """An embeddings answer with each base64 text as the numbers that it holds, for who did not ask for base64."""
+    return _with_vectors(body, b'"', _unpacked)
+
+
+def _with_vectors(body: bytes, first: bytes, change: Callable[[Raw], Raw]) -> bytes:
     try:
         fields = decode_fields(body)
         items = decode_choices(fields["data"])
-        lists = [item for item in items if bytes(item.get("embedding", b""))[:1] == b"["]
-        for item in lists:
-            vector = array("f", _decode_numbers(item["embedding"]))
-            if sys.byteorder == "big":
-                vector.byteswap()
-            item["embedding"] = Raw(b'"' + b64encode(vector) + b'"')
+        found = [item for item in items if bytes(item.get("embedding", b""))[:1] == first]
+        for item in found:
+            item["embedding"] = change(item["embedding"])
     except (ValueError, RecursionError):
         raise _invalid("embeddings that cannot be read") from None
-    return encode({**fields, "data": Raw(encode(items))}) if lists else body
+    return encode({**fields, "data": Raw(encode(items))}) if found else body
 
 
-def complete_identity(fields: Fields, *, chat: bool, model: str, known: Mapping[str, Raw] | None = None) -> Fields:
-    """Put in what every chunk must have and this one has not: from `known` chunks of the stream, or made here.
+def _packed(numbers: Raw) -> Raw:
+    vector = array("f", _decode_numbers(numbers))
+    if sys.byteorder == "big":
+        vector.byteswap()
+    return Raw(b'"' + b64encode(vector) + b'"')
+
+
+def _unpacked(text: Raw) -> Raw:
+    vector = array("f", b64decode(msgspec.json.decode(text, type=str), validate=True))
+    if sys.byteorder == "big":
+        vector.byteswap()
+    return Raw(encode(list(vector)))
+
+
+def complete_identity(
+    fields: Fields, *, chat: bool, model: str, known: Mapping[str, Raw] | None = None, whole: bool = False
+) -> Fields:
+    """Put in what every chunk or answer must have and this one has not: from `known` chunks, or made here.
 
     LoRAX writes `"id":"null"`, `"model":"null"`, `"created":0`; TGI leaves the id of its usage chunk empty.
     """
+    kind = "text_completion" if not chat else "chat.completion" if whole else "chat.completion.chunk"
+    if chat and bytes(fields.get("object", b"")) == b'"text_completion"':
+        fields["object"] = Raw(encode(kind))  # LoRAX and TGI say so of a chat
     for name in ("id", "object", "created", "model"):
         if not is_placeholder(fields.get(name)):
             continue
@@ -130,7 +231,7 @@ def complete_identity(fields: Fields, *, chat: bool, model: str, known: Mapping[
         elif name == "id":
             fields[name] = Raw(encode(("chatcmpl-" if chat else "cmpl-") + randomness.token_hex(12)))
         elif name == "object":
-            fields[name] = Raw(b'"chat.completion.chunk"' if chat else b'"text_completion"')
+            fields[name] = Raw(encode(kind))
         else:
             fields[name] = Raw(encode(int(time.time()) if name == "created" else model))
     return fields
@@ -165,14 +266,8 @@ def _finish(reason: Raw) -> Raw:
 
 
 def _call(place: int, call: Fields) -> Fields:
-    """A tool call as a delta: with its index, and with its arguments as the text that they are in OpenAI's form."""
-    function = call.get("function")
-    if function is not None and bytes(function) != NULL:
-        parts = decode_fields(function)
-        arguments = bytes(parts.get("arguments", b'""'))
-        if arguments[:1] in (b"{", b"["):
-            parts["arguments"] = Raw(encode(arguments.decode()))
-        call["function"] = Raw(encode(parts))
+    """A tool call as a delta."""
+    call = whole_call(call)
     return {"index": call.pop("index", Raw(encode(place))), **call}
 
 

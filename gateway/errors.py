@@ -13,6 +13,7 @@ the head has gone out, `sse.error_event` turns it into the last event of the str
     |-- Overloaded 503
     |   |-- LedgerUnavailable
     |-- UpstreamError 502  (sent: whether the request may have reached the provider)
+        |-- Unsupported 400
         |-- UpstreamUnreachable       |-- UpstreamBroken         |-- UpstreamInvalid
         |-- UpstreamTimeout 504       |-- StreamInterrupted      |-- UpstreamRefused (the provider's own status)
 """
@@ -206,6 +207,19 @@ class UpstreamError(GatewayError):
     ) -> None:
         super().__init__(message, param=param, code=code, headers=headers)
         self.sent = sent
+
+
+class Unsupported(UpstreamError):
+    """What is asked for is nothing that this provider has; nothing was sent, so that the next route may have it."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "unsupported_parameter"
+    outcome = "unsupported"
+    retryable = False
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message, sent=False, param=param, code=code)
 
 
 class UpstreamUnreachable(UpstreamError):

@@ -1,26 +1,21 @@
 """One attempt a route, in order, until an upstream answers; what went wrong decides whether the next may be tried."""
 
 import asyncio
-from functools import partial
 
 import structlog
 
 from gateway.admission import Grant
 from gateway.asks import Form
-from gateway.errors import GatewayError, NotFound, UpstreamError, UpstreamRefused, UpstreamTimeout
+from gateway.errors import GatewayError, UpstreamError, UpstreamRefused, UpstreamTimeout
+from gateway.outgoing import outgoing
 from gateway.reading import Reply, read
 from gateway.receipts import Attempt
 from gateway.refusals import AUTH_FAILED
-from gateway.wayfinding import unknown_model
-from providers import dialects, quirks
-from providers.dialects.openai import BadModelName
 from providers.targets import Target
 
 log = structlog.get_logger("gateway")
 
 RETRYABLE = frozenset({408, 429})
-# Sent with every call; nothing of the client's head goes upstream but what stands in heads.FORWARDED.
-FIXED = [("accept-encoding", "identity"), ("user-agent", "llm-gateway")]
 
 
 async def forward(grant: Grant) -> Reply:
@@ -84,29 +79,18 @@ async def _attempt(grant: Grant, target: Target) -> Reply:
 
 
 async def _ask_upstream(grant: Grant, target: Target, attempt: Attempt) -> Reply:
-    ask, receipt, provider = grant.ask, grant.receipt, target.provider
-    dialect = dialects.get(provider.dialect)
-    body = ask.body(
-        dialect.body_model(target),
-        include_usage=dialect.asks_for_usage(provider),
-        edit=partial(quirks.apply, provider.quirks) if ask.form is Form.COMPLETION else None,
-    )
-    headers = [*FIXED, *receipt.call.forwarded, *dialect.headers(target), *provider.quirks.headers.items()]
-    if ask.content_type:
-        headers.append(("content-type", ask.content_type))
-    timeouts = provider.timeouts
+    ask, receipt, timeouts = grant.ask, grant.receipt, target.provider.timeouts
+    call = outgoing(ask, target, receipt.call.forwarded)
     receipt.total_deadline = attempt.started + timeouts.total
-    try:
-        url = dialect.url(target, ask.path)
-    except BadModelName:
-        if not ask.names_model:
-            raise NotFound(f"The provider `{provider.name}` does not offer {ask.method} /v1{ask.path}.") from None
-        raise unknown_model(ask.model) from None
-    if ask.query:
-        url += ("&" if "?" in url else "?") + ask.query
     with receipt.within(timeouts.first_byte, _no_first_byte):
         upstream = await receipt.process.upstream.send(
-            url, headers, body, timeouts, method=ask.method, sending=attempt, once=ask.form is Form.PLAIN
+            call.url,
+            call.headers,
+            call.body,
+            timeouts,
+            method=ask.method,
+            sending=attempt,
+            once=ask.form is Form.PLAIN,
         )
         attempt.sent = True
         try:

@@ -2,19 +2,22 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import msgspec
 
 from gateway.admission import Grant
-from gateway.answers import as_stream, check_answer, decode_fields, read_error, with_base64
+from gateway.answers import as_stream, check_answer, read_error, with_base64, with_floats
 from gateway.asks import Ask, Form
 from gateway.errors import UpstreamError, UpstreamInvalid, UpstreamTimeout
+from gateway.mending import decode_fields
 from gateway.receipts import Receipt
 from gateway.refusals import refusal, refuse
 from gateway.relays import Relay, relay_for
 from gateway.upstream import UpstreamReply
 from ledger import counting
 from ledger.usage import Usage, decode_usage
+from providers import dialects
 from providers.targets import Target
 
 MAX_ANSWER = 32 * 1024 * 1024
@@ -47,7 +50,7 @@ async def read(grant: Grant, target: Target, upstream: UpstreamReply) -> Reply:
     receipt.upstream_request_id = upstream.headers.get("x-request-id", "")[:200]
     if not 200 <= upstream.status <= 299:
         body = await _beginning(upstream)
-        raise refusal(upstream.status, dict(upstream.headers.items()), body, secrets=_secrets(target))
+        raise refusal(upstream.status, dict(upstream.headers.items()), body, _secrets(target), target.provider.quirks)
     return await (_completion if ask.form is Form.COMPLETION else _as_it_is)(grant, target, upstream)
 
 
@@ -65,7 +68,17 @@ async def _completion(grant: Grant, target: Target, upstream: UpstreamReply) -> 
         _first_byte(receipt)
         body = await _whole(receipt, target, upstream.chunks())
     await upstream.aclose()
-    answer = check_answer(upstream.status, content_type, body, ask.endpoint, secrets=_secrets(target))
+    dialect = dialects.get(target.provider.dialect)
+    answer = check_answer(
+        upstream.status,
+        content_type,
+        body,
+        ask.endpoint,
+        secrets=_secrets(target),
+        quirks=target.provider.quirks,
+        convert=partial(dialect.answer, ask.path) if ask.path in dialect.converts else None,
+        model=ask.model,
+    )
     if answer.usage is not None:
         receipt.usage, receipt.usage_source = answer.usage, "provider"
     else:
@@ -74,7 +87,9 @@ async def _completion(grant: Grant, target: Target, upstream: UpstreamReply) -> 
     if ask.stream:
         stream = as_stream(answer.body, chat=ask.endpoint == "chat.completions", wants_usage=ask.wants_usage)
         return Reply(target, 200, EVENT_STREAM, stream)
-    whole = with_base64(answer.body) if ask.endpoint == "embeddings" and ask.wants_base64 else answer.body
+    whole = answer.body
+    if ask.endpoint == "embeddings":
+        whole = with_base64(whole) if ask.wants_base64 else with_floats(whole)
     return Reply(target, upstream.status, "application/json", whole)
 
 
@@ -144,7 +159,7 @@ async def _whole(receipt: Receipt, target: Target, chunks: AsyncIterator[bytes],
 
 def _stream(ask: Ask, target: Target, first: bytes, upstream: UpstreamReply, chunks: AsyncIterator[bytes]) -> Reply:
     """A stream whose head can still be a refusal: an error in its first event is the answer's status, and no event."""
-    relay = relay_for(ask, secrets=tuple(_secrets(target)))
+    relay = relay_for(ask, secrets=tuple(_secrets(target)), quirks=target.provider.quirks)
     out = relay.feed(first)
     if relay.failed is not None and relay.events_relayed <= 1:
         raise relay.failed

@@ -10,13 +10,14 @@ import math
 import re
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
 from gateway.errors import UpstreamRefused
+from providers.targets import NO_QUIRKS, Quirks
 
 AUTH_FAILED = "upstream_auth_failed"
 OUT_OF_CREDIT = frozenset({"insufficient_quota", "credit_balance_exhausted"})
@@ -51,12 +52,27 @@ class Complaint:
         return self.code in OUT_OF_CREDIT or self.type in OUT_OF_CREDIT or self.status == 402
 
 
-def refusal(status: int, headers: Mapping[str, str], body: bytes, secrets: Iterable[str] = ()) -> UpstreamRefused:
-    """The error for an upstream answer whose status is not 200. Nothing in it holds one of `secrets`."""
+def refusal(
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    secrets: Iterable[str] = (),
+    quirks: Quirks = NO_QUIRKS,
+) -> UpstreamRefused:
+    """The error for an upstream answer whose status is not 200. Nothing in it holds one of `secrets`.
+
+    `quirks` say where the provider's message stands, and which of its statuses mean something else.
+    """
     secrets = tuple(secrets)
     text = mask(body.decode("utf-8", "replace"), secrets)
-    complaint = _read_body(text) or Complaint(_foreign(status, text))
-    return refuse(complaint, status, headers=headers, secrets=secrets, original=text)
+    complaint = _read_body(text, quirks.error_paths) or Complaint(_foreign(status, text))
+    rule = quirks.errors.get(status)
+    if rule is None:
+        return refuse(complaint, status, headers=headers, secrets=secrets, original=text)
+    complaint = replace(complaint, code=rule.code or complaint.code, type=rule.type or complaint.type)
+    error = refuse(complaint, rule.status or status, headers=headers, secrets=secrets, original=text)
+    error.upstream_status = status
+    return error
 
 
 def refuse(
@@ -130,9 +146,17 @@ def _masked(text: str | None, secrets: tuple[str, ...]) -> str | None:
     return None if text is None else mask(text, secrets)[:MAX_FOREIGN_TEXT]
 
 
-def _read_body(text: str) -> Complaint | None:
+def _read_body(text: str, paths: tuple[tuple[str, ...], ...]) -> Complaint | None:
     try:
-        return read_complaint(msgspec.json.decode(text.strip()))
+        value = msgspec.json.decode(text.strip())
+        for path in paths:
+            found = value
+            for step in path:
+                found = found.get(step) if isinstance(found, Mapping) else None
+            if found:
+                known = read_complaint(value) or Complaint("")
+                return replace(known, message=_sentence(found)[0])
+        return read_complaint(value)
     except (ValueError, RecursionError):
         return None
 

@@ -11,6 +11,7 @@ from gateway.replies import ChatRelay
 from gateway.sse import DONE, EventSplitter, events, payload
 from ledger.counting import tokens_of_bytes
 from ledger.usage import Usage, read_usage
+from providers.targets import Quirks
 
 LONG_TOKEN = 8  # bytes; where the mean of a stream's deltas has more, each holds several tokens
 # In a JSON string the quotes would be escaped: these bytes are always structure.
@@ -38,7 +39,7 @@ class Relay(Protocol):
         ...
 
 
-def relay_for(ask: Ask, *, secrets: tuple[str, ...]) -> Relay:
+def relay_for(ask: Ask, *, secrets: tuple[str, ...], quirks: Quirks) -> Relay:
     """The relay that reads streams of that form."""
     if ask.form is not Form.COMPLETION:
         return PassingRelay(secrets=secrets)
@@ -48,6 +49,7 @@ def relay_for(ask: Ask, *, secrets: tuple[str, ...]) -> Relay:
         choices=ask.choices,
         model=ask.model,
         secrets=secrets,
+        quirks=quirks,
     )
 
 

@@ -1,23 +1,28 @@
 """The relay of one chat or completions stream: bytes pass, and only what a client would trip over is mended."""
 
-import msgspec
+import re
+
 from msgspec import Raw
 
-from gateway.answers import (
+from gateway.answers import at_path, complete_identity, is_placeholder, read_error
+from gateway.errors import GatewayError, StreamInterrupted, UpstreamInvalid
+from gateway.mending import (
     NULL,
+    EndedInError,
     Fields,
-    complete_identity,
-    decode_choices,
+    ToolCalls,
     decode_fields,
     encode,
-    is_placeholder,
-    read_error,
+    finish_of,
+    mend_speech,
+    signs_of,
 )
-from gateway.errors import GatewayError, StreamInterrupted, UpstreamInvalid
-from gateway.refusals import refuse
+from gateway.mending import decode_list as decode_choices
+from gateway.refusals import Complaint, refuse
 from gateway.sse import DONE, EventSplitter, error_event, events, payload
 from ledger.counting import tokens_of_bytes
-from ledger.usage import Usage, decode_usage, read_usage
+from ledger.usage import Usage, decode_usage
+from providers.targets import NO_QUIRKS, Quirks
 
 MAX_CHOICES = 1024
 LONG_TOKEN = 8  # bytes; where the mean of a stream's events has more, each holds several tokens
@@ -26,13 +31,18 @@ IDENTITY = ("id", "object", "created", "model", "system_fingerprint", "service_t
 EMPTY_LIST = Raw(b"[]")
 EMPTY_OBJECT = Raw(b"{}")
 NOTHING = Raw(NULL)
+GROQ = ("x_groq", "usage")  # https://console.groq.com/docs/api-reference#chat-create
+TOOLS = b'"tool_calls"'
+# A later piece of a call as OpenAI sends it; whatever else stands in `tool_calls` is looked at.
+PIECE = re.compile(rb'"tool_calls": ?\[\{"index": ?(\d+), ?"function": ?\{"arguments": ?"(?:[^"\\]|\\.)*"\}\}\]')
 
 
 class ChatRelay:
     """One upstream stream on its way to the client, without any I/O.
 
     `wants_usage` is whether the client asked for usage; `choices` how many it asked for; `model` stands in for a model
-    that the upstream does not name. Every call returns whole events in canonical form.
+    that the upstream does not name, and `quirks` are what the provider's row declares. Every call returns whole events
+    in canonical form.
     """
 
     def __init__(
@@ -43,6 +53,7 @@ class ChatRelay:
         choices: int = 1,
         model: str | None = None,
         secrets: tuple[str, ...] = (),
+        quirks: Quirks = NO_QUIRKS,
     ) -> None:
         self.usage: Usage | None = None
         self.done = False  # `[DONE]` has gone out
@@ -55,6 +66,10 @@ class ChatRelay:
         self._wants_usage = wants_usage
         self._choices = choices
         self._model = model or ""
+        self._quirks = quirks
+        self._signs = signs_of(quirks)  # bytes of which one stands in every chunk that the quirks are about
+        self._leaves_out_empty = "empty_choices" in quirks.fixups
+        self._tools: ToolCalls | None = None  # once there is one
         self._roles: set[bytes] = set()  # the choices whose first chunk has been seen
         self._finished: set[bytes] = set()  # those whose finish_reason has been seen
         self._identity: Fields = {}  # what the chunks of this stream have in common
@@ -135,7 +150,15 @@ class ChatRelay:
                 block.find(b'"usage"') < 0
                 or (self._wants_usage and block.count(b'"usage"') == block.count(b'"usage":null'))
             )
+            and (block.find(TOOLS) < 0 or self._are_plain_pieces(block))
+            and not (self._signs and any(sign in block for sign in self._signs))
         )
+
+    def _are_plain_pieces(self, block: bytes) -> bool:
+        if self._tools is None:
+            return False
+        pieces = PIECE.findall(block)
+        return len(pieces) == block.count(TOOLS) and all(map(self._tools.has, pieces))
 
     def _relayed(self, block: bytes) -> bytes:
         out: list[bytes] = []
@@ -167,11 +190,16 @@ class ChatRelay:
             if not self._skeleton and self._roles:
                 self._learn(chunk, spaced=data.find(b'"choices": ') >= 0)
             usage = self._take_usage(chunk)
+        except EndedInError:
+            complaint = Complaint("The provider ended its answer with an error.")
+            return self._fail(refuse(complaint, 502, original=data.decode("utf-8", "replace")))
         except (ValueError, RecursionError):
             return self._fail(UpstreamInvalid("The provider sent an event that is not valid JSON.", sent=True))
         if usage is not None and bytes(chunk["choices"]) == b"[]":
             # A chunk for nothing but usage. The last one counts: some providers repeat a growing one.
             self._usage_event = event if chunk == before else _event(chunk)
+            return b""
+        if usage is None and self._leaves_out_empty and bytes(chunk["choices"]) == b"[]":
             return b""
         if usage is not None:
             self._usage_event = _event({**self._identity, "choices": EMPTY_LIST, "usage": usage})
@@ -195,11 +223,11 @@ class ChatRelay:
             self._mend_choice(choice)
         if choices != before:
             chunk["choices"] = Raw(encode(choices))
-        # Azure begins with a chunk of filter results that has neither choices nor a name: it stays as it is.
+        # Azure begins with a chunk of filter results that has neither choices nor a name.
         if choices or "usage" in chunk:
             self._identify(chunk)
         if self._roles and (not self._chat or len(self._roles) >= self._choices):
-            self._always_parse = self._nameless
+            self._always_parse = self._nameless or (self._tools is not None and self._tools.moved)
 
     def _is_speaking(self, choice: Fields) -> bool:
         if not self._chat:
@@ -211,10 +239,12 @@ class ChatRelay:
 
     def _mend_choice(self, choice: Fields) -> None:
         index = bytes(choice.get("index", b"0"))[:16]
-        if len(self._finished) < MAX_CHOICES and bytes(choice.get("finish_reason", NULL)) not in (NULL, b'""'):
-            self._finished.add(index)
-        if self._chat and bytes(choice.get("delta", NULL)) == NULL:
-            choice["delta"] = EMPTY_OBJECT
+        if bytes(choice.get("finish_reason", NULL)) != NULL:
+            choice["finish_reason"] = finish_of(choice["finish_reason"], self._quirks.finish)
+            if len(self._finished) < MAX_CHOICES and bytes(choice["finish_reason"]) != NULL:
+                self._finished.add(index)
+        if self._chat:
+            self._mend_delta(choice, index)
         if index in self._roles or len(self._roles) >= MAX_CHOICES:
             return
         self._roles.add(index)
@@ -223,8 +253,30 @@ class ChatRelay:
             if bytes(delta.pop("role", NULL)) in (NULL, b'""'):
                 choice["delta"] = Raw(encode({"role": Raw(b'"assistant"'), **delta}))
 
+    def _mend_delta(self, choice: Fields, index: bytes) -> None:
+        raw = bytes(choice.get("delta", NULL))
+        if raw == NULL:
+            choice["delta"] = EMPTY_OBJECT
+            return
+        if raw.find(TOOLS) < 0 and not any(sign in raw for sign in self._signs):
+            return
+        delta = decode_fields(raw)
+        before = dict(delta)
+        mend_speech(delta, self._quirks)
+        calls = delta.get("tool_calls")
+        if calls is not None and bytes(calls)[:1] == b"[":
+            self._tools = self._tools or ToolCalls()
+            given = decode_choices(calls)
+            mended = self._tools.mend(index, given)
+            if mended != given:
+                delta["tool_calls"] = Raw(encode(mended))
+        if delta != before:
+            choice["delta"] = Raw(encode(delta))
+
     def _identify(self, chunk: Fields) -> None:
-        if any(is_placeholder(chunk.get(name)) for name in IDENTITY[:4]):
+        if any(is_placeholder(chunk.get(name)) for name in IDENTITY[:4]) or (
+            self._chat and bytes(chunk["object"]) == b'"text_completion"'
+        ):
             complete_identity(chunk, chat=self._chat, model=self._model, known=self._identity)
             self._nameless = True
         if not self._identity:
@@ -244,9 +296,7 @@ class ChatRelay:
         """The chunk's usage object, if it holds a count; one without any counts as null."""
         raw = chunk.get("usage")
         if raw is None or bytes(raw) == NULL:
-            if self.usage is None and "x_groq" in chunk:
-                groq = msgspec.json.decode(chunk["x_groq"])
-                self.usage = read_usage(groq.get("usage")) if isinstance(groq, dict) else None
+            self._take_foreign_usage(chunk)
             return None
         usage = decode_usage(raw)
         if usage is not None:
@@ -257,6 +307,16 @@ class ChatRelay:
         else:
             del chunk["usage"]
         return None
+
+    def _take_foreign_usage(self, chunk: Fields) -> None:
+        """Usage that stands elsewhere, and stays there; a client that asked for usage gets it in its own place too."""
+        found = at_path(chunk, self._quirks.usage_path or GROQ)
+        usage = decode_usage(found) if found is not None else None
+        if usage is None or found is None:
+            return
+        self.usage = self.usage or usage
+        if self._wants_usage and not self._usage_event:
+            self._usage_event = _event({**self._identity, "choices": EMPTY_LIST, "usage": found})
 
     def _closing(self) -> bytes:
         self.done = True

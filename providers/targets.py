@@ -20,13 +20,42 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True)
-class Quirks:
-    """Declared edits of a provider's requests (providers/quirks.py): what its row says, and nothing else."""
+class ErrorRule:
+    """What a refusal with a certain status is to the client; what is "" or 0 stays as the provider has it."""
 
+    status: int = 0
+    code: str = ""
+    type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Quirks:
+    """Declared differences of a provider (providers/quirks.py): what its row says, and nothing else."""
+
+    # Of requests (providers/edits.py).
     rename: Mapping[str, str] = field(default_factory=dict)
     drop: frozenset[str] = frozenset()
     set: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
+    allow: Mapping[str, frozenset[str]] = field(default_factory=dict)  # by path, such as /chat/completions
+    refuse: Mapping[str, str] = field(default_factory=dict)  # a field, and what its sender is told
+    token_ids: bool = True  # whether a prompt may be given as numbers
+    lists: frozenset[str] = frozenset()  # fields whose single text becomes a list
+    roles: Mapping[str, str] = field(default_factory=dict)
+    message_drop: frozenset[str] = frozenset()
+    paths: Mapping[str, str] = field(default_factory=dict)  # "" for an endpoint that is not there
+    adapter: str = ""  # how a model is called that has an adapter on it; "" where there are none
+    # Of answers.
+    finish: Mapping[str, str] = field(default_factory=dict)
+    fixups: frozenset[str] = frozenset()
+    reasoning: str = ""  # the field in which reasoning is to come; "" leaves it where it is
+    usage_path: tuple[str, ...] = ()
+    errors: Mapping[int, ErrorRule] = field(default_factory=dict)
+    error_paths: tuple[tuple[str, ...], ...] = ()
+    asleep: Mapping[int, str] = field(default_factory=dict)  # a status, and what stands in its body
+
+
+NO_QUIRKS = Quirks()
 
 
 @dataclass(frozen=True, slots=True)

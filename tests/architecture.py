@@ -17,11 +17,11 @@ OUTSIDE = ("bench", "tests")
 # A file of gateway/ imports only from the files that stand before it here; a folder's files share its place.
 GATEWAY_ORDER = (
     *("errors", "sse", "routing", "echo", "heads", "places"),
-    *("asks", "operations", "refusals", "answers", "replies", "relays", "transport", "upstream", "probe"),
+    *("asks", "operations", "refusals", "mending", "answers", "replies", "relays", "transport", "upstream", "probe"),
     *("process", "listing", "bills", "receipts", "access", "bodies"),
     *("limits", "spending", "wayfinding"),
     "admission",
-    *("reading", "forwarding", "delivery"),
+    *("outgoing", "reading", "forwarding", "delivery"),
     "pipeline",
     "endpoints",
     "api",

@@ -1,6 +1,9 @@
 """The reference, OpenAI's own HTTP API: https://platform.openai.com/docs/api-reference. Others are "this, except"."""
 
+from collections.abc import Mapping
 from typing import ClassVar
+
+from msgspec import Raw
 
 from providers.targets import ProviderCard, Target
 
@@ -25,6 +28,8 @@ class OpenAI:
         "include_usage": "false: do not ask for usage in streams (an upstream that refuses stream_options)",
         "drain": "true: read a stream to its end when its client leaves (a provider that bills all of it anyway)",
     }
+    # The paths whose requests `request` puts into the provider's shape, and their whole answers `answer` into OpenAI's.
+    converts: ClassVar[frozenset[str]] = frozenset()
     # Path, below the base URL, of a cheap GET that proves address and credential right; None where there is none.
     probe_path: ClassVar[str | None] = "/models"
 
@@ -46,3 +51,14 @@ class OpenAI:
     def asks_for_usage(self, provider: ProviderCard) -> bool:
         """Whether `stream_options.include_usage` may be added to a stream."""
         return bool(provider.options.get("include_usage", True))
+
+    def streams(self, path: str, fields: Mapping[str, Raw]) -> bool:
+        """Whether the upstream can stream what these fields ask for; else it is asked for the whole answer."""
+        return True
+
+    def request(self, path: str, fields: dict[str, Raw]) -> None:
+        """Edit the body of a request to a path of `converts`, after the declared edits."""
+
+    def answer(self, path: str, fields: dict[str, Raw]) -> dict[str, Raw]:
+        """A whole answer in OpenAI's shape, from a path of `converts`; ValueError where it is no answer."""
+        return fields

@@ -255,8 +255,8 @@ def test_case_46_foreign_fields_reach_the_client_unchanged() -> None:
         + b'"role":"assistant","content":""},"finish_reason":null}],"service_tier":"default","obfuscation":"aX"}\n\n',
         head
         + b'"reasoning_content":"h\\u00e4","annotations":[1e-7]},"logprobs":{"content":[]},"finish_reason":null}]}\n\n',
-        head
-        + b'"tool_calls":[{"index":0,"extra_content":{"google":{"s":1.0}}}]},"finish_reason":null}],"x_groq":{}}\n\n',
+        head + b'"tool_calls":[{"index":0,"id":"c","type":"function","function":{"name":"f","arguments":""},'
+        b'"extra_content":{"google":{"s":1.0}}}]},"finish_reason":null}],"x_groq":{}}\n\n',
         head + b'},"finish_reason":"stop"}],"n":1152921504606846976000,"system_fingerprint":"fp"}\n\n',
     ]
     assert relay(*parts, DONE)[0] == b"".join(parts) + DONE

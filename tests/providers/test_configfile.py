@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from providers.addresses import AddressPolicy
 from providers.configfile import AliasEntry, ConfigError, Configuration, KeyEntry, RouteEntry, parse
+from providers.presets import presets
 
 POLICY = AddressPolicy(["127.0.0.1:9000"], development=False)
 EXAMPLE = """
@@ -67,7 +68,7 @@ def test_a_preset_is_filled_from_options_and_changed_name_by_name() -> None:
     assert entry.values.base_url == "https://serving.app.predibase.com/t1/deployments/v2/llms/d1/v1"
     assert entry.values.options == {"include_usage": True}
     assert entry.values.timeouts == {"first_byte": 600, "total": 1200, "gap": 90}
-    assert entry.values.quirks == {"rename": {"max_completion_tokens": "max_tokens"}, "drop": ["user"]}
+    assert entry.values.quirks == {**presets()["predibase"].quirks, "drop": ["user"]}
 
 
 BAD = [

@@ -7,7 +7,7 @@ from providers.addresses import AddressPolicy, origin
 from providers.draft import ProviderValues, settled
 from providers.presets import Preset, fill, presets
 
-POLICY = AddressPolicy(["127.0.0.1:11434", "127.0.0.1:8000"], development=False)
+POLICY = AddressPolicy(["127.0.0.1:11434", "127.0.0.1:8000", "127.0.0.1:8080"], development=False)
 
 
 def values_of(preset: Preset, **options: str) -> ProviderValues:
@@ -35,9 +35,9 @@ def test_a_placeholder_that_is_left_is_named(preset: Preset) -> None:
 
 def test_the_providers_of_the_manual_are_there() -> None:
     assert list(presets()) == [
-        *("openai", "mistral", "predibase", "ollama", "huggingface", "huggingface-endpoint", "replicate", "azure"),
-        *("azure-dated", "anthropic", "gemini", "bedrock", "groq", "together", "fireworks", "openrouter", "deepseek"),
-        *("vllm", "custom", "echo"),
+        *("openai", "mistral", "predibase", "lorax", "ollama", "huggingface", "huggingface-endpoint", "tgi"),
+        *("replicate", "azure", "azure-dated", "anthropic", "gemini", "bedrock", "groq", "together", "fireworks"),
+        *("openrouter", "deepseek", "vllm", "custom", "echo"),
     ]
 
 

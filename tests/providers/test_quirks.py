@@ -3,13 +3,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from providers import quirks, timeouts
-from providers.targets import Quirks, Timeouts
+from providers import edits, quirks, timeouts
+from providers.targets import ErrorRule, Quirks, Timeouts
 
 
 def edited(declared: dict[str, object], body: dict[str, object]) -> dict[str, object]:
     raw = {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in body.items()}
-    quirks.apply(quirks.parse(declared), raw)
+    edits.apply(quirks.parse(declared), raw)
     return {name: msgspec.json.decode(value) for name, value in raw.items()}
 
 
@@ -38,7 +38,7 @@ def test_no_quirks_change_nothing(body: dict[str, object]) -> None:
 
 def test_values_that_were_not_encoded_before_are_encoded() -> None:
     body: dict[str, msgspec.Raw] = {}
-    quirks.apply(Quirks(set={"a": [1, "ü"]}), body)
+    edits.apply(Quirks(set={"a": [1, "ü"]}), body)
     assert bytes(body["a"]) == '[1,"ü"]'.encode()
 
 
@@ -51,7 +51,7 @@ def test_header_names_come_back_in_small_letters() -> None:
     [
         ([], "quirks must be an object"),
         (None, "quirks must be an object"),
-        ({"drops": []}, "quirks.drops is unknown: there are rename, drop, set, headers"),
+        ({"drops": []}, "quirks.drops is unknown: there are " + ", ".join(quirks.NAMES)),
         ({"drop": "user"}, "quirks.drop must be a list of names"),
         ({"drop": [1]}, "quirks.drop holds a name that is no text"),
         ({"drop": ["model"]}, "quirks.drop.model: the gateway writes this field itself"),
@@ -68,12 +68,41 @@ def test_header_names_come_back_in_small_letters() -> None:
         ({"headers": {"Host": "x"}}, "quirks.headers.Host is the gateway's own to send"),
         ({"headers": {"x-a": "1\r\nx-b: 2"}}, "quirks.headers.x-a must be a text of printable ASCII"),
         ({"headers": {"x-a": 1}}, "quirks.headers.x-a must be a text of printable ASCII"),
+        (
+            {"allow": ["a"]},
+            'quirks.allow must be an object of paths and names, such as {"/chat/completions": ["tools"]}',
+        ),
+        ({"allow": {"chat": []}}, "quirks.allow: 'chat' is no path below the base URL, such as /chat/completions"),
+        ({"allow": {"/a": "b"}}, "quirks.allow./a must be a list of names"),
+        ({"refuse": {"model": "no"}}, "quirks.refuse.model: the gateway writes this field itself"),
+        ({"refuse": {"n": ""}}, "quirks.refuse.n must be a text"),
+        ({"token_ids": 0}, "quirks.token_ids must be true or false"),
+        ({"lists": "stop"}, "quirks.lists must be a list of names"),
+        ({"roles": []}, "quirks.roles must be an object of names and texts"),
+        (
+            {"paths": {"/a": "//b.example.com"}},
+            "quirks.paths: '//b.example.com' is no path below",
+        ),
+        ({"paths": {"/a": "/../b"}}, "quirks.paths: '/../b' is no path below the base URL, such as"),
+        ({"paths": {"/a": "/b?c=d"}}, "quirks.paths: '/b?c=d' is no path below the base URL, such as"),
+        ({"finish": {"eos": "end"}}, "quirks.finish.eos must be one of stop, length, tool_calls, content_filter"),
+        ({"fixups": ["magic"]}, "quirks.fixups must be a list of names: there are content_parts, empty_choices"),
+        ({"reasoning": "thoughts"}, "quirks.reasoning must be one of reasoning, reasoning_content"),
+        ({"usage_path": "a..b"}, "quirks.usage_path must be a way into the answer, such as x_groq.usage"),
+        ({"error_paths": "a"}, "quirks.error_paths must be a list of ways into the body, such as fault.detail"),
+        ({"errors": {"403": 400}}, "quirks.errors.403 must be an object of status, code and type"),
+        ({"errors": {"403": {"status": 200}}}, "quirks.errors.403.status must be a status from 400 to 599"),
+        ({"errors": {"403": {"code": 1}}}, "quirks.errors.403: code and type must be texts"),
+        ({"errors": {"200": {"code": "a"}}}, "quirks.errors.200 must be a status from 400 to 599, in quotes"),
+        ({"asleep": {"abc": ""}}, "quirks.asleep.abc must be a status from 400 to 599, in quotes"),
+        ({"adapter": "{model}"}, 'quirks.adapter must be a text such as "{adapter}" or "{adapter}#{model}"'),
+        ({"adapter": "{adapter}{x}"}, 'quirks.adapter must be a text such as "{adapter}" or "{adapter}#{model}"'),
     ],
 )
 def test_a_wrong_declaration_is_refused_with_the_name_of_its_key(declared: object, message: str) -> None:
     with pytest.raises(quirks.QuirksError) as caught:
         quirks.parse(declared)
-    assert str(caught.value) == message
+    assert str(caught.value).startswith(message)
 
 
 def test_time_limits_have_defaults_and_are_seconds() -> None:
@@ -97,3 +126,23 @@ def test_wrong_time_limits_are_refused_with_the_name_of_their_key(declared: obje
     with pytest.raises(timeouts.TimeoutsError) as caught:
         timeouts.parse(declared)
     assert str(caught.value) == message
+
+
+def test_every_kind_of_declaration_is_read() -> None:
+    declared = quirks.parse(
+        {
+            "paths": {"/completions": None, "/embeddings": "/embed"},
+            "finish": {"eos": "stop"},
+            "fixups": ["empty_choices"],
+            "reasoning": "reasoning_content",
+            "usage_path": "x_groq.usage",
+            "errors": {"403": {"status": 400, "code": "context_length_exceeded"}},
+            "error_paths": ["fault.detail"],
+            "asleep": {"503": "Loading"},
+        }
+    )
+    assert declared.paths == {"/completions": "", "/embeddings": "/embed"}
+    assert declared.usage_path == ("x_groq", "usage")
+    assert declared.errors == {403: ErrorRule(400, "context_length_exceeded")}
+    assert declared.error_paths == (("fault", "detail"),)
+    assert declared.asleep == {503: "loading"}
