@@ -10,6 +10,9 @@ log = structlog.get_logger("access")
 
 
 def write(call: Call, method: str, path: str) -> None:
+    """Times are in milliseconds: `ms` in all, of which the providers took `upstream_ms` and we took `gateway_ms`."""
+    now = call.process.clock()
+    total = now - call.started
     fields: dict[str, Any] = {
         "request_id": call.id,
         "method": method,
@@ -17,21 +20,34 @@ def write(call: Call, method: str, path: str) -> None:
         "status": call.status,
         "key": call.key.id if call.key else None,
         "bytes_out": call.bytes_out,
-        "ms": round((call.process.clock() - call.started) * 1000, 1),
+        "ms": _ms(total),
     }
     receipt = call.receipt
     if receipt is not None:
         last = receipt.attempts[-1] if receipt.attempts else None
+        usage, line, upstream = receipt.usage, receipt.line, receipt.upstream_seconds(now)
         fields.update(
-            outcome=receipt.outcome,
+            end=receipt.outcome,
             alias=receipt.alias,
-            model=receipt.ask.model,
+            model=receipt.ask.model[:300],
             provider=last.target.provider.name if last else None,
+            upstream_model=last.target.model[:300] if last else None,
+            stream=receipt.ask.stream,
             attempts=len(receipt.attempts),
-            tokens_in=receipt.usage.tokens_in if receipt.usage else None,
-            tokens_out=receipt.usage.tokens_out if receipt.usage else None,
-            ttft_ms=None if receipt.ttft is None else round(receipt.ttft * 1000, 1),
+            tokens_in=usage.tokens_in if usage else None,
+            tokens_out=usage.tokens_out if usage else None,
+            tokens_cached=usage.tokens_cached if usage else None,
+            cost=None if line is None or line.cost is None else f"{line.cost:f}",
+            ttft_ms=None if receipt.ttft is None else _ms(receipt.ttft),
+            upstream_ms=_ms(upstream),
+            gateway_ms=_ms(max(0.0, total - upstream)),
         )
+    if call.name != call.id:
+        fields["named"] = call.name
     if call.error is not None:
         fields["error"] = call.error.code or call.error.type
     log.info("request", **fields)
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 1)

@@ -46,7 +46,7 @@ for router in (chat.router, completions.router, embeddings.router, models.router
     api.add_router("/v1", router)
 
 
-def error_response(exc: GatewayError, request_id: str) -> HttpResponse:
+def error_response(exc: GatewayError) -> HttpResponse:
     """The error in OpenAI's shape, with the headers by which its clients decide whether to try again."""
     response = HttpResponse(exc.json(), status=exc.status, content_type="application/json")
     for name, value in exc.headers.items():
@@ -62,7 +62,7 @@ def error_response(exc: GatewayError, request_id: str) -> HttpResponse:
 def _gateway_error(request: HttpRequest, exc: GatewayError) -> HttpResponse:
     call = call_of(request)
     call.error = exc
-    return error_response(exc, call.id)
+    return error_response(exc)
 
 
 @api.exception_handler(Exception)

@@ -25,7 +25,6 @@ from gateway.delivery import Live, Whole
 from gateway.engine import Engine, engine
 from gateway.errors import GatewayError, MethodNotAllowed, NotFound, Overloaded, UnsupportedMedia
 from gateway.receipts import Call
-from providers.ids import uuid7
 
 API_VERSION = b"2020-10-01"  # what OpenAI's own answers say; some clients log it
 
@@ -41,6 +40,7 @@ class GatewayHandler(ASGIHandler):
 
     def __init__(self, own_engine: Engine = engine) -> None:
         self.engine = own_engine
+        self.access_log: bool = settings.GATEWAY_ACCESS_LOG
         super().__init__()
 
     def load_middleware(self, is_async: bool = False) -> None:
@@ -51,7 +51,7 @@ class GatewayHandler(ASGIHandler):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # type: ignore[override]
         process = await self.engine.running()
-        call = Call("req_" + uuid7(), process, process.clock(), time.time(), asyncio.current_task())
+        call = Call(*heads.request_id(scope), process, process.clock(), time.time(), asyncio.current_task())
         call.caller = partial(heads.caller, scope)
         call.place = places.read(scope["path"])
         path = call.place.path
@@ -68,7 +68,8 @@ class GatewayHandler(ASGIHandler):
             asyncio.current_task().uncancel()  # type: ignore[union-attr]
         finally:
             call.release()
-            access.write(call, scope["method"], path)
+            if self.access_log:
+                access.write(call, scope["method"], path)
 
     async def _serve(self, call: Call, scope: Scope, path: str, receive: Receive, send: Send) -> None:
         watch: asyncio.Task[Any] | None = None
@@ -81,7 +82,7 @@ class GatewayHandler(ASGIHandler):
                 response = await self._respond(request)
             except GatewayError as exc:
                 call.error = exc
-                response = error_response(exc, call.id)
+                response = error_response(exc)
             if isinstance(response, Live):
                 await _finishing(response, _stream(call, response, scope, send, watch))
             else:
@@ -154,7 +155,7 @@ def _unwatch(call: Call, watch: "asyncio.Task[Any] | None") -> None:
 async def _send_head(call: Call, response: HttpResponseBase, send: Send) -> None:
     headers = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in response.items()]
     headers += call.headers
-    headers.append((b"x-request-id", call.id.encode()))
+    headers.append((b"x-request-id", call.name.encode()))
     headers.append((b"openai-version", API_VERSION))
     headers.append((b"openai-processing-ms", b"%d" % ((call.process.clock() - call.started) * 1000)))
     call.status = response.status_code

@@ -1,5 +1,6 @@
 """What the handler reads from a request's head before it reads anything else: the key, the length, the provider."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,12 +9,17 @@ from django.conf import settings
 
 from gateway.errors import BadRequest
 from providers import callers
+from providers.ids import uuid7
 
 CREDENTIALS = (b"authorization", b"api-key", b"x-api-key")
 PROVIDER = b"x-gateway-provider"
 READ = frozenset({*CREDENTIALS, b"content-length", b"content-encoding", PROVIDER})
 # What of a client's head goes on to the provider; all else that a provider sees is made here.
 FORWARDED = frozenset({b"openai-beta", b"anthropic-beta", b"anthropic-version", b"idempotency-key"})
+# What a trusted proxy may call a request; the ledger's column has room for it and for what makes it unique.
+NAMED = re.compile(r"[A-Za-z0-9._:-]{8,32}\Z")
+UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\Z")
+ID_CHARS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,3 +75,24 @@ def caller(scope: Mapping[str, Any]) -> str:
         return peer
     forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
     return callers.address(peer, forwarded, hops)
+
+
+def request_id(scope: Mapping[str, Any]) -> tuple[str, str]:
+    """The request's id in our account, and the one that its answer names.
+
+    They differ where a trusted proxy has named the request: ours is then that name with an end of its own, because a
+    name that comes twice (a proxy that tries again, a caller who would like to pay once) must not make one row of two.
+    """
+    own = "req_" + uuid7()
+    if settings.GATEWAY_TRUSTED_PROXY_HOPS or settings.GATEWAY_REQUEST_ID_FROM:
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
+        name = given.replace("-", "") if UUID.match(given) else given
+        if NAMED.match(name) and _may_name(scope):
+            return f"{name}{own[len(name) - ID_CHARS :]}", given
+    return own, own
+
+
+def _may_name(scope: Mapping[str, Any]) -> bool:
+    """Whether a proxy of ours stands in front, or the connection comes from an address that is trusted with it."""
+    peer = (scope.get("client") or ("",))[0]
+    return settings.GATEWAY_TRUSTED_PROXY_HOPS > 0 or callers.is_within(peer, tuple(settings.GATEWAY_REQUEST_ID_FROM))

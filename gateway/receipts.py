@@ -37,6 +37,7 @@ class Call:
     """One request on its connection, before it is known what it wants."""
 
     id: str
+    name: str  # the id that the answer's `x-request-id` has: the same, unless a trusted proxy gave the request its own
     process: Process
     started: float  # monotonic seconds, when the head had come
     at: float  # wall time, unix seconds
@@ -117,6 +118,7 @@ class Receipt:
     opened: Opened | None = None  # once admitted
     settled: bool = False
     outcome: str = ""  # once settled
+    line: Settled | None = None  # once settled, where it was admitted
     handed_over: bool = False
 
     @property
@@ -246,7 +248,8 @@ class Receipt:
             self.bill.release()
             return
         try:
-            self.process.journal.append(self._line(outcome, error))
+            self.line = self._line(outcome, error)
+            self.process.journal.append(self.line)
         except Exception:
             # The open line is on disk: at the next start it becomes a row of outcome `lost`.
             log.exception("settle_failed", request_id=self.call.id)
@@ -302,6 +305,17 @@ class Receipt:
             images=usage.images,
             media_ms=usage.media_ms,
         )
+
+
+    def upstream_seconds(self, now: float) -> float:
+        """What was spent on providers: each attempt, and of a stream the time until its end as well."""
+        if not self.attempts:
+            return 0.0
+        last = self.attempts[-1]
+        spent = sum(attempt.milliseconds for attempt in self.attempts) / 1000
+        if self.ask.stream and last.outcome in ("ok", "pending"):
+            spent += now - last.started - last.milliseconds / 1000
+        return spent
 
 
 NO_USAGE = Usage()

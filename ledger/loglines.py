@@ -15,7 +15,7 @@ class LogLines:
     away = False  # there is no database that could be
 
     def __init__(self) -> None:
-        self._log = structlog.get_logger("ledger")
+        self._log = structlog.get_logger("usage")
 
     def append(self, entry: Entry) -> None:
         """Raises JournalError where the log cannot be written."""

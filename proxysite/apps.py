@@ -4,14 +4,13 @@ from django.apps import AppConfig
 from django.conf import settings
 from django.core.checks import Tags, register
 
-from proxysite import checks, logs
+from proxysite import checks
 
 
 class ProxysiteConfig(AppConfig):
     name = "proxysite"
 
     def ready(self) -> None:
-        logs.configure(readable=settings.DEBUG)
         register(checks.check_secrets, Tags.security)
         register(checks.check_database, Tags.security)
         if settings.GATEWAY_ADMIN:

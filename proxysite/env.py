@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import environ
+from django.core.exceptions import ImproperlyConfigured
 
 from providers import references
 
@@ -60,6 +61,14 @@ def flag(name: str, *, default: bool) -> bool:
 
 def number(name: str, default: int) -> int:
     value: int = reader.int(name, default=default)
+    return value
+
+
+def choice(name: str, words: tuple[str, ...], default: str) -> str:
+    """One of `words`; raises ImproperlyConfigured, naming the variable, for another."""
+    value = place(name, default).lower()
+    if value not in words:
+        raise ImproperlyConfigured(f"{name} is one of {', '.join(words)}.")
     return value
 
 

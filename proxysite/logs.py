@@ -1,40 +1,211 @@
-"""Structured logs on standard error: one JSON object a line in production, readable lines in development."""
+"""Logs on standard error, ours and the libraries': one JSON object a line, or in development readable lines.
 
+Every line, whoever wrote it, leaves through `Stream`, which takes the secrets out.
+"""
+
+import base64
+import logging
+import re
 import sys
+import threading
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from types import TracebackType
 from typing import Any
 
 import msgspec
 import structlog
+from django.conf import settings
 
-_encoder = msgspec.json.Encoder(enc_hook=str)
+from providers import snapshot
+from proxysite import env
+from proxysite.scrubbing import Scrubber, forms
+
+JSON, CONSOLE = "json", "console"
+LEVELS = ("debug", "info", "warning", "error")
+# Standing in the account, the line must be written or the request is not sent: its failure is raised (LogLines).
+ACCOUNT = "usage"
+# At DEBUG they tell of headers, bodies and SQL parameters.
+TALKATIVE = ("httpx", "httpcore", "httpcore2", "hpack", "aiohttp", "urllib3", "django.db.backends", "django.template")
+SENSITIVE = frozenset({"authorization", "api_key", "token", "secret", "password", "cookie", "headers", "body", "prompt"})
+# What a terminal or a reader of lines takes for more than text; JSON escapes the rest by itself.
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+Event = dict[str, Any]
+Render = Callable[[Event], bytes]
+Processor = Callable[[Any, str, Any], Any]
+
+_encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
-def _json_line(_: Any, __: str, event: "structlog.typing.EventDict") -> bytes:
-    return _encoder.encode(event)
+class Stream:
+    """Where structlog's loggers write: finished lines to standard error, scrubbed, one write each."""
+
+    scrub = Scrubber()
+    _lock = threading.Lock()
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+
+    def msg(self, line: bytes) -> None:
+        """Raises OSError for a line of the account only: what else cannot be written is lost, and harms nobody."""
+        data = Stream.scrub(line) + b"\n"
+        try:
+            with self._lock:
+                stream = getattr(sys.stderr, "buffer", None)
+                if stream is None:
+                    sys.stderr.write(data.decode("utf-8", "replace"))
+                else:
+                    stream.write(data)
+                sys.stderr.flush()
+        except (OSError, ValueError):  # ValueError: it is closed
+            if self.name == ACCOUNT:
+                raise
+
+    log = debug = info = warning = warn = error = critical = fatal = exception = failure = err = msg
 
 
-def configure(*, readable: bool) -> None:
-    """Standard error, so that a command's standard output stays its result (`create_client_key --json`)."""
-    shared: list[structlog.typing.Processor] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    if readable:
-        structlog.configure(
-            processors=[
-                *shared,
-                # Plain: rich's tracebacks show local variables, and so tokens and prompts.
-                structlog.dev.ConsoleRenderer(
-                    colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-                ),
-            ],
-            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-            cache_logger_on_first_use=False,
-        )
-    else:
-        structlog.configure(
-            processors=[*shared, structlog.processors.format_exc_info, _json_line],
-            wrapper_class=structlog.make_filtering_bound_logger("info"),
-            logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
-            cache_logger_on_first_use=True,
-        )
+class Handler(logging.Handler):
+    """The standard library's records in the same form; the only handler there is."""
+
+    def __init__(self, render: Render) -> None:
+        super().__init__()
+        self.render = render
+        self.stream = Stream()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            event: Event = {
+                "event": record.getMessage(),
+                "logger": record.name,
+                "level": record.levelname.lower(),
+                "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z"),
+            }
+            if record.exc_info:
+                event["exc_info"] = record.exc_info
+            self.stream.msg(self.render(event))
+        except Exception as error:
+            # The record itself is not shown: what could not be formatted could not be looked through either.
+            self.stream.msg(self.render({"event": "log_record_lost", "logger": record.name, "error": type(error).__name__}))
+
+
+def configure(*, form: str, level: str = "info", scrubber: Scrubber | None = None) -> None:
+    """Structlog, the root logger, warnings and uncaught exceptions; `form` is JSON or CONSOLE.
+
+    Standard error, so that a command's standard output stays its result (`create_client_key --json`).
+    """
+    Stream.scrub = scrubber or Scrubber()
+    last: Processor = _console() if form == CONSOLE else _json_line
+    exceptions: tuple[Processor, ...] = () if form == CONSOLE else (structlog.processors.format_exc_info,)
+    finishing: tuple[Processor, ...] = (_without_secrets, *exceptions, last)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.stdlib.add_logger_name,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *finishing,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda *names: Stream(*names[:1]),
+        cache_logger_on_first_use=form == JSON,
+    )
+
+    def render(event: Event) -> bytes:
+        for processor in finishing:
+            event = processor(None, "", event)
+        return event  # type: ignore[return-value]
+
+    _take_over(Handler(render), level)
+    if form == JSON:
+        _log_what_nobody_caught()
+
+
+def configured(options: Mapping[str, Any]) -> None:
+    """For Django's LOGGING_CONFIG, which comes before any application is loaded."""
+    configure(form=options["form"], level=options["level"], scrubber=Scrubber(known_secrets()))
+
+
+def known_secrets() -> Callable[[], tuple[bytes, ...]]:
+    """What this process holds: its own secrets, and the providers' tokens of the catalog that is in force."""
+    own = [settings.SECRET_KEY, env.place("OPENAI_PROXY_KEY"), settings.DATABASES["default"].get("PASSWORD") or ""]
+    for ring in (settings.GATEWAY_ENCRYPTION_KEYS, settings.GATEWAY_KEY_PEPPERS):
+        own += [base64.b64encode(key).decode() for key in ring.values()]
+    seen, found = snapshot.current(), forms(own)
+
+    def known() -> tuple[bytes, ...]:
+        nonlocal seen, found
+        if (catalog := snapshot.current()) is not seen:
+            cards = [card for provider in catalog.providers.values() for card in provider.credentials]
+            seen, found = catalog, forms([*own, *(card.secret.reveal() for card in cards)])
+        return found
+
+    return known
+
+
+def _take_over(handler: Handler, level: str) -> None:
+    """No logger keeps a handler of its own; their records come to the root's."""
+    root = logging.getLogger()
+    root.handlers[:] = [one for one in root.handlers if type(one) is not logging.StreamHandler and not _is_ours(one)]
+    root.addHandler(handler)
+    root.setLevel(level.upper())
+    for name, logger in list(logging.Logger.manager.loggerDict.items()):
+        if isinstance(logger, logging.Logger) and name.partition(".")[0] in ("django", "uvicorn", "asyncio"):
+            logger.handlers.clear()
+            logger.propagate = True
+            logger.setLevel(logging.NOTSET)
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    logging.raiseExceptions = False
+    logging.captureWarnings(True)
+
+
+def _is_ours(handler: logging.Handler) -> bool:
+    return isinstance(handler, Handler)
+
+
+def _log_what_nobody_caught() -> None:
+    """A traceback goes the way of all lines, and not to standard error as it is."""
+    log = structlog.get_logger("process")
+
+    def hook(kind: type[BaseException], exc: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            return
+        log.critical("uncaught_exception", exc_info=(kind, exc, trace))
+
+    sys.excepthook = hook
+    threading.excepthook = lambda args: hook(args.exc_type, args.exc_value or args.exc_type(), args.exc_traceback)
+    sys.unraisablehook = lambda args: log.error("unraisable_exception", exc_info=args.exc_value)
+
+
+def _without_secrets(_: Any, __: str, event: Event) -> Event:
+    """Fields that hold secrets or prompts by their name; no call of ours has them, and none shall."""
+    for name in event.keys() & SENSITIVE:
+        event[name] = "***"
+    return event
+
+
+def _json_line(_: Any, __: str, event: Event) -> bytes:
+    line = _encode(event)
+    if line.isascii():
+        return line
+    return CONTROL.sub(_escaped, line.decode()).encode()
+
+
+def _console() -> Processor:
+    renderer = structlog.dev.ConsoleRenderer(
+        # Plain: rich's tracebacks show local variables, and so tokens and prompts.
+        colors=sys.stderr.isatty(),
+        exception_formatter=structlog.dev.plain_traceback,
+    )
+
+    def render(logger: Any, method: str, event: Event) -> bytes:
+        for name, value in event.items():
+            if isinstance(value, str):
+                event[name] = CONTROL.sub(_escaped, value)
+        return renderer(logger, method, event).encode("utf-8", "backslashreplace")
+
+    return render
+
+
+def _escaped(match: "re.Match[str]") -> str:
+    return f"\\u{ord(match[0]):04x}"

@@ -222,6 +222,7 @@ def configuration(
         "proxy_headers": False,
         "server_header": False,
         "access_log": False,
+        "log_config": None,
         "limit_concurrency": connections,
         # Longer than the idle time of common clients and load balancers (60 s), so that they close first.
         "timeout_keep_alive": 75,

@@ -19,6 +19,14 @@ SECRET_KEY = SECRETS.django_key
 GATEWAY_ENCRYPTION_KEYS = SECRETS.encryption_keys
 GATEWAY_KEY_PEPPERS = SECRETS.key_peppers
 
+# --- logs: our own form for everybody's lines (proxysite/logs.py) -----------------------------------------------------
+LOGGING_CONFIG = "proxysite.logs.configured"
+LOGGING = {
+    "form": env.choice("GATEWAY_LOG_FORMAT", ("json", "console"), "console" if DEBUG else "json"),
+    "level": env.choice("GATEWAY_LOG_LEVEL", ("debug", "info", "warning", "error"), "info"),
+}
+GATEWAY_ACCESS_LOG = env.flag("GATEWAY_ACCESS_LOG", default=True)
+
 # --- the building ----------------------------------------------------------------------------------------------------
 ALLOWED_HOSTS = env.words("DJANGO_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
 if ON_LAMBDA:
@@ -162,5 +170,6 @@ vars().update(env.reader.email_url("GATEWAY_EMAIL_URL", default="smtp://localhos
 EMAIL_TIMEOUT = 10
 GATEWAY_PRIVATE_UPSTREAMS = env.words("GATEWAY_PRIVATE_UPSTREAMS")
 GATEWAY_TRUSTED_PROXY_HOPS = env.number("GATEWAY_TRUSTED_PROXY_HOPS", 0)
+GATEWAY_REQUEST_ID_FROM = env.words("GATEWAY_REQUEST_ID_FROM")
 OPENAI_SERVER_URL = env.text("OPENAI_SERVER_URL")
 OPENAI_PROXY_URL = env.text("OPENAI_PROXY_URL")
