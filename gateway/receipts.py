@@ -306,7 +306,6 @@ class Receipt:
             media_ms=usage.media_ms,
         )
 
-
     def upstream_seconds(self, now: float) -> float:
         """What was spent on providers: each attempt, and of a stream the time until its end as well."""
         if not self.attempts:

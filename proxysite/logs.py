@@ -27,7 +27,9 @@ LEVELS = ("debug", "info", "warning", "error")
 ACCOUNT = "usage"
 # At DEBUG they tell of headers, bodies and SQL parameters.
 TALKATIVE = ("httpx", "httpcore", "httpcore2", "hpack", "aiohttp", "urllib3", "django.db.backends", "django.template")
-SENSITIVE = frozenset({"authorization", "api_key", "token", "secret", "password", "cookie", "headers", "body", "prompt"})
+SENSITIVE = frozenset(
+    {"authorization", "api_key", "token", "secret", "password", "cookie", "headers", "body", "prompt"}
+)
 # What a terminal or a reader of lines takes for more than text; JSON escapes the rest by itself.
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -86,7 +88,9 @@ class Handler(logging.Handler):
             self.stream.msg(self.render(event))
         except Exception as error:
             # The record itself is not shown: what could not be formatted could not be looked through either.
-            self.stream.msg(self.render({"event": "log_record_lost", "logger": record.name, "error": type(error).__name__}))
+            self.stream.msg(
+                self.render({"event": "log_record_lost", "logger": record.name, "error": type(error).__name__})
+            )
 
 
 def configure(*, form: str, level: str = "info", scrubber: Scrubber | None = None) -> None:
@@ -153,6 +157,8 @@ def _take_over(handler: Handler, level: str) -> None:
             logger.handlers.clear()
             logger.propagate = True
             logger.setLevel(logging.NOTSET)
+    # Each request has its line already; uvicorn asks whether anybody would read another.
+    logging.getLogger("uvicorn.access").propagate = False
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     logging.raiseExceptions = False

@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-MESSAGES: Any = [{"role": "user", "content": "Hello!"}]
+from tests.canaries import PROMPT
+
+MESSAGES: Any = [{"role": "user", "content": PROMPT}]
 
 
 class Sdk:

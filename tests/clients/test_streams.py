@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
+from tests.canaries import PROMPT
 from tests.clients.served import Gateway
 from tests.gateway import golden
 from tests.scripted import SSE_HEADERS, Chunk, Pause, Received, ScriptedUpstream, Step, event, head, sse
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-ASK: dict[str, Any] = {"model": "fast", "messages": [{"role": "user", "content": "Hello!"}]}
+ASK: dict[str, Any] = {"model": "fast", "messages": [{"role": "user", "content": PROMPT}]}
 STREAM = {**ASK, "stream": True}
 CHUNKED = {**SSE_HEADERS, "transfer-encoding": "chunked"}
 

@@ -12,6 +12,7 @@ import pytest
 import trustme
 from playwright.async_api import async_playwright, expect
 
+from tests.canaries import PROMPT
 from tests.clients import node
 from tests.deploy.bridge import Bridge
 from tests.deploy.functions import House, open_house
@@ -19,7 +20,7 @@ from tests.gateway import golden
 from tests.scripted import Received, Script, ScriptedUpstream, json_answer, sse
 
 pytestmark = pytest.mark.slow
-MESSAGES = [{"role": "user", "content": "Hello!"}]
+MESSAGES = [{"role": "user", "content": PROMPT}]
 
 
 def provider(received: Received) -> Script:

@@ -19,9 +19,10 @@ from gateway.upstream import Upstream
 from ledger.models import UsageRecord
 from providers.models import ClientKey, ModelAlias, Provider, Route
 from proxysite.server import GatewayServer
+from tests import canaries
 from tests.proxysite.wire import serving
 
-TOKEN = "provider-token-canary-7f3a"  # what the provider knows the gateway by; it must never be seen by a client
+TOKEN = canaries.PROVIDER_TOKEN  # what the provider knows the gateway by; it must never be seen by a client
 
 
 def provider(name: str, base_url: str, **fields: Any) -> Provider:
@@ -42,7 +43,7 @@ def alias(name: str, *routes: tuple[Provider, str], **fields: Any) -> ModelAlias
 
 def client_key(name: str = "app", **fields: Any) -> tuple[ClientKey, str]:
     key, token = ClientKey.objects.mint(name, **fields)
-    return key, token
+    return key, canaries.minted(token)
 
 
 @dataclass

@@ -8,6 +8,8 @@ import time
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
+from tests.canaries import PROMPT
+
 Way = Literal["fin", "rst"]
 
 
@@ -21,7 +23,7 @@ class Open(Protocol):
     def key(self) -> str: ...
 
 
-ASK: dict[str, Any] = {"model": "fast", "messages": [{"role": "user", "content": "Hello, who are you?"}]}
+ASK: dict[str, Any] = {"model": "fast", "messages": [{"role": "user", "content": PROMPT}]}
 STREAM: dict[str, Any] = {**ASK, "stream": True}
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.canaries import PROMPT
 from tests.gateway import golden, house
 from tests.gateway.house import TOKEN
 from tests.scripted import ScriptedUpstream, json_answer
 
-ASK = {"messages": [{"role": "user", "content": "Hello!"}]}
+ASK = {"messages": [{"role": "user", "content": PROMPT}]}
 # https://docs.predibase.com/user-guide/inference/migrate-openai: deployment in the path, adapter as the model.
 PREDIBASE = "/tenant1/deployments/v2/llms/mistral-7b/v1"
 

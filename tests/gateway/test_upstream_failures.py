@@ -10,11 +10,12 @@ import pytest
 from asgiref.sync import sync_to_async
 
 from providers.models import ModelAlias, Provider
+from tests.canaries import PROMPT
 from tests.gateway import golden, house
 from tests.gateway.house import TOKEN, Door
 from tests.scripted import FIN, HANG, RESET, Chunk, Pause, ScriptedUpstream, Step, event, head, json_answer, sse
 
-ASK: dict[str, Any] = {"model": "fast", "messages": [{"role": "user", "content": "Hello!"}]}
+ASK: dict[str, Any] = {"model": "fast", "messages": [{"role": "user", "content": PROMPT}]}
 STREAM = {**ASK, "stream": True}
 
 

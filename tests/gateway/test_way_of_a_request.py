@@ -7,11 +7,12 @@ import pytest
 from asgiref.sync import sync_to_async
 from openai.types.chat import ChatCompletionMessageParam
 
+from tests.canaries import PROMPT
 from tests.gateway import golden
 from tests.gateway.house import TOKEN, Door, client_key
 from tests.scripted import RESET, ScriptedUpstream, Step, json_answer, sse
 
-ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello!"}]
+ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": PROMPT}]
 
 
 async def test_case_01_a_completion_is_the_upstreams_own_with_a_request_id(

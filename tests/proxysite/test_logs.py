@@ -109,9 +109,9 @@ def test_http_clients_and_sql_are_quiet_at_debug_too(capfd: pytest.CaptureFixtur
 
 def test_fields_that_are_secrets_by_name_are_hidden(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure(form="json")
-    structlog.get_logger("test").info("said", authorization="plain words", headers={"a": "b"}, prompt="a question")
+    structlog.get_logger("test").info("said", authorization="plain words", headers={"a": "b"}, body="a question")
     [line] = lines(capfd)
-    assert [line["authorization"], line["headers"], line["prompt"]] == ["***"] * 3
+    assert [line["authorization"], line["headers"], line["body"]] == ["***"] * 3
 
 
 def test_a_record_that_cannot_be_formatted_is_told_of_without_its_text(capfd: pytest.CaptureFixture[str]) -> None:
@@ -130,7 +130,9 @@ def test_warnings_and_uncaught_exceptions_are_lines_too(capfd: pytest.CaptureFix
         warnings.warn(f"beware of {CANARY}", UserWarning, stacklevel=1)
     error = ValueError(f"nobody caught {CANARY}")
     sys.excepthook(ValueError, error, None)
-    asyncio.new_event_loop().call_exception_handler({"message": "task died", "exception": error})
+    loop = asyncio.new_event_loop()
+    loop.call_exception_handler({"message": "task died", "exception": error})
+    loop.close()
     written = capfd.readouterr().err
     assert "77aa77aa" not in written
     assert [json.loads(line)["logger"] for line in written.splitlines()] == ["py.warnings", "process", "asyncio"]

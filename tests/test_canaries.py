@@ -1,0 +1,57 @@
+"""The search of all output finds what it is there for."""
+
+from pathlib import Path
+
+import pytest
+
+from tests import canaries
+from tests.gateway import house
+
+
+@pytest.mark.parametrize("canary", [canaries.PROVIDER_TOKEN, canaries.PROMPT, f"... {canaries.ANSWER} ..."])
+def test_a_canary_in_any_section_is_found(canary: str) -> None:
+    for name in ("Captured stdout call", "Captured stderr setup", "Captured log teardown"):
+        assert len(list(canaries.leaks_of([(name, f'{{"event": "{canary}"}}')]))) == 1
+    assert not list(canaries.leaks_of([("Captured log call", "nothing of that kind")]))
+
+
+@pytest.mark.django_db
+def test_a_clients_key_is_found_but_where_a_command_prints_it() -> None:
+    token = house.client_key()[1]
+    assert list(canaries.leaks_of([("Captured stderr call", f"key={token}")])) == [
+        f"Captured stderr call holds {token[:16]}..."
+    ]
+    assert not list(canaries.leaks_of([("Captured stdout call", token)]))
+    assert not list(canaries.leaks_of([("Captured stderr call", token[:-1] + "#")]))
+
+
+def test_the_files_of_servers_are_looked_through(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "server.log").write_text(f"refused {canaries.PROVIDER_TOKEN}")
+    (tmp_path / "gateway.yaml").write_text(canaries.PROVIDER_TOKEN)
+    assert len(list(canaries.leaks_below(tmp_path))) == 1
+    (tmp_path / "inner" / "server.log").unlink()  # the whole run's own search comes later
+
+
+INNER = """
+import os, sys
+def test_it(): {line}
+"""
+
+
+@pytest.mark.prints_canaries
+@pytest.mark.parametrize(
+    ("line", "failed"),
+    [
+        ("sys.stderr.write({canary!r})", True),
+        ("os.write(1, {canary!r}.encode())", True),
+        ("__import__('logging').getLogger('x').debug({canary!r})", True),
+        ("pass", False),
+    ],
+)
+def test_a_test_that_prints_a_canary_fails(pytester: pytest.Pytester, line: str, failed: bool) -> None:
+    pytester.makepyfile(INNER.format(line=line.format(canary=canaries.PROVIDER_TOKEN)))
+    pytester.makeini("[pytest]\nlog_level = DEBUG\nasyncio_default_fixture_loop_scope = function")
+    result = pytester.runpytest_inprocess("-p", "tests.canaries", "-p", "no:django", "-p", "no:randomly")
+    assert result.ret == (1 if failed else 0)
+    pytester.path.joinpath("test_a_test_that_prints_a_canary_fails.py").unlink()
