@@ -23,7 +23,7 @@ from gateway.admission import check_address
 from gateway.api import error_response
 from gateway.delivery import Live, Whole
 from gateway.engine import Engine, engine
-from gateway.errors import GatewayError, MethodNotAllowed, NotFound, Overloaded, UnsupportedMedia
+from gateway.errors import GatewayError, MethodNotAllowed, NotFound, Overloaded
 from gateway.receipts import Call
 
 API_VERSION = b"2020-10-01"  # what OpenAI's own answers say; some clients log it
@@ -102,10 +102,10 @@ class GatewayHandler(ASGIHandler):
             check_address(call.key, call.caller())
         call.provider = call.place.provider or head.provider
         call.forwarded = head.forwarded
-        if head.content_encoding not in (b"", b"identity"):
-            raise UnsupportedMedia("Send the body without Content-Encoding.")
         bodies.declared_length(head.content_length)
         body = await bodies.read(call, receive)
+        if head.content_encoding not in (b"", b"identity"):
+            body = bodies.decoded(call, body, head.content_encoding)
         request = ASGIRequest({**scope, "path": path, "root_path": ""}, io.BytesIO())
         request._body = body
         request.call = call  # type: ignore[attr-defined]

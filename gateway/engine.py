@@ -106,6 +106,7 @@ class Engine:
         self.process = Process(
             upstream or Upstream(policy), self.journal, clock, self.limiter, prices, budgets, self.sql
         )
+        self.process.disk.directory = self.data_dir or Path(settings.DATA_DIR)
         if self.durable_open:
             self.process.commit_open = self._commit_open
         self._herald = Herald(self.process, self.sql, _channels(), time.time)
@@ -142,6 +143,7 @@ class Engine:
         await asyncio.gather(*self._tasks, *self._renewing.values(), *self._counting, return_exceptions=True)
         if self.process is not None and self.journal is not None and self._sql is not None:
             await self.process.upstream.aclose()
+            self.process.disk.close()
             try:
                 while await self.sql(self.journal.drain, DRAIN_LINES):
                     pass

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from gateway.errors import GatewayError, Overloaded
+from gateway.spool import Disk
 from gateway.upstream import Upstream
 from ledger.budgets import Budgets
 from ledger.entries import Entry, Opened
@@ -84,6 +85,7 @@ class Process:
     budgets: Budgets | None = None  # None: there is no database to keep them in
     sql: Callable[..., Awaitable[Any]] | None = None  # runs a blocking job on the SQL thread
     memory: Memory = field(default_factory=Memory)
+    disk: Disk = field(default_factory=Disk)
     drains: int = 0  # streams that are read to their end though their client has left
     listings: Listings = field(default_factory=Listings)
     receipts: set[OpenReceipt] = field(default_factory=set)

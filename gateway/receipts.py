@@ -57,12 +57,19 @@ class Call:
     place: Place = NOWHERE
     provider: str = ""  # the one that the client names, "" where it leaves that to the gateway
     forwarded: list[tuple[str, str]] = field(default_factory=list)  # what of its head goes on to the provider
+    closing: Callable[[], None] | None = None  # lets go of a body that is not held in memory alone
 
     def take(self, size: int) -> None:
         self.process.memory.take(size)
         self.held += size
 
+    def give(self, size: int) -> None:
+        self.process.memory.give(size)
+        self.held -= size
+
     def release(self) -> None:
+        if self.closing is not None:
+            self.closing()
         self.process.memory.give(self.held)
         self.held = 0
 

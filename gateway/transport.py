@@ -33,6 +33,7 @@ from aiohttp.streams import StreamReader
 from yarl import URL
 
 from gateway.echo import answer
+from gateway.pouring import Poured, Pouring, Source
 from providers.addresses import AddressPolicy
 
 HEAD_LIMIT = 64 * 1024  # bytes of status line and header fields
@@ -110,6 +111,25 @@ class Wire(ResponseHandler):
         if exc is not None and self._payload is not None and not self._payload.is_eof():
             self._payload.set_exception(ClientPayloadError())
         super().connection_lost(exc)
+
+    def write(self, data: bytes) -> bool:
+        """False where the connection is lost."""
+        if self.transport is None:
+            return False
+        self.transport.write(data)
+        return True
+
+    async def drained(self) -> None:
+        """Until what lies unsent is below the transport's mark. Raises ConnectionError."""
+        await self._drain_helper()
+
+    def fail(self, exc: BaseException) -> None:
+        """Drop the connection; whoever reads from it gets `exc`."""
+        payload = self._payload
+        self.abort()
+        self.set_exception(exc)
+        if payload is not None and not payload.is_eof():
+            payload.set_exception(exc)
 
     async def head(self) -> tuple[RawResponseMessage, StreamReader]:
         """The final head and its body; 1xx answers before it are passed over."""
@@ -189,11 +209,12 @@ def drop(connection: Connection) -> None:
 class Body(httpx.AsyncByteStream):
     """The body as it comes from the socket. Read to its end, the connection is kept; closed before, it is dropped."""
 
-    __slots__ = ("connection", "payload")
+    __slots__ = ("connection", "payload", "pouring")
 
-    def __init__(self, connection: Connection, payload: StreamReader) -> None:
+    def __init__(self, connection: Connection, payload: StreamReader, pouring: Pouring | None = None) -> None:
         self.connection: Connection | None = connection
         self.payload = payload
+        self.pouring = pouring  # a request that may not be out yet
         if payload.at_eof():
             self.close()
 
@@ -211,6 +232,9 @@ class Body(httpx.AsyncByteStream):
             return
         transport = connection.transport
         whole = self.payload.at_eof() and self.payload.exception() is None
+        if (pouring := self.pouring) is not None and not pouring.whole:
+            pouring.stop()
+            whole = False
         # An answer may come before the request is out; what is left of that must not go before the next one.
         if whole and transport is not None and transport.get_write_buffer_size() == 0:
             connection.release()
@@ -244,40 +268,56 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         key = (url.raw_scheme, url.raw_host, url.port)
         origin = self.origins.get(key) or self._origin(key)
         stream = request.stream
-        body = stream.data if isinstance(stream, Whole) else await request.aread()
-        head = _head(request, len(body))
+        body: bytes | Source
+        length: int | None
+        if isinstance(stream, Whole):
+            body, length = stream.data, len(stream.data)
+        elif isinstance(stream, Poured):
+            body, length = stream.source, stream.source.length
+        else:
+            body = await request.aread()
+            length = len(body)
+        head = _head(request, length)
         seconds = request.extensions["timeout"]["connect"]
         connection, wire = await origin.connect(seconds)
         reused = wire.used
         try:
-            message, payload = await self._exchange(connection, wire, request, head, body)
+            return await self._exchange(connection, wire, request, head, body)
         except (ClientConnectionError, ConnectionError):
             # The provider closed a kept connection just when it was used again: that says nothing about the request.
-            if not reused or wire.received:
+            if not reused or wire.received or not (isinstance(body, bytes) or body.restarts):
                 raise
-            request.extensions["sent"] = False
-            connection, wire = await origin.connect(seconds, fresh=True)
-            message, payload = await self._exchange(connection, wire, request, head, body)
-        return httpx.Response(message.code, headers=message.raw_headers, stream=Body(connection, payload))
+        request.extensions["sent"] = False
+        connection, wire = await origin.connect(seconds, fresh=True)
+        return await self._exchange(connection, wire, request, head, body)
 
     async def _exchange(
-        self, connection: Connection, wire: Wire, request: httpx.Request, head: bytes, body: bytes
-    ) -> tuple[RawResponseMessage, StreamReader]:
+        self, connection: Connection, wire: Wire, request: httpx.Request, head: bytes, body: bytes | Source
+    ) -> httpx.Response:
+        pouring: Pouring | None = None
         try:
             wire.expect(request.method)
             transport = wire.transport
             if transport is None:
                 raise ConnectionResetError
             request.extensions["sent"] = True
-            if len(body) <= ONE_WRITE:
+            if not isinstance(body, bytes):
+                transport.write(head)
+                pouring = Pouring(wire, body)
+            elif len(body) <= ONE_WRITE:
                 transport.write(head + body)
             else:
                 transport.write(head)
                 transport.write(body)
-            return await wire.head()
+            message, payload = await wire.head()
         except BaseException:
+            if pouring is not None:
+                pouring.stop()
             drop(connection)
             raise
+        if pouring is not None and message.code >= 300:
+            pouring.stop()  # refused before all of it was read: the rest is not wanted
+        return httpx.Response(message.code, headers=message.raw_headers, stream=Body(connection, payload, pouring))
 
     def _origin(self, key: tuple[bytes, bytes, int | None]) -> Origin:
         scheme, host = key[0].decode("ascii"), key[1].decode("ascii")
@@ -315,12 +355,17 @@ def _is_literal(host: str) -> bool:
     return True
 
 
-def _head(request: httpx.Request, length: int) -> bytes:
-    """The request's first lines: `Host` from the URL, and nothing that speaks for the connection from the caller."""
+def _head(request: httpx.Request, length: int | None) -> bytes:
+    """The request's first lines: `Host` from the URL, and nothing that speaks for the connection from the caller.
+
+    `length` None: the body is sent chunked.
+    """
     url = request.url
     lines = [b"%b %b HTTP/1.1\r\nhost: %b" % (request.method.encode(), url.raw_path, url.netloc)]
     lines += [b"%b: %b" % (name, value) for name, value in request.headers.raw if name.lower() not in OWN_FIELDS]
-    if length or request.method not in ("GET", "HEAD"):
+    if length is None:
+        lines.append(b"transfer-encoding: chunked")
+    elif length or request.method not in ("GET", "HEAD"):
         lines.append(b"content-length: %d" % length)
     lines.append(b"accept-encoding: identity\r\n\r\n")
     head = b"\r\n".join(lines)

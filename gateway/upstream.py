@@ -22,6 +22,7 @@ from gateway.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from gateway.pouring import Poured, Source
 from gateway.transport import AddressNotAllowed, AiohttpTransport, EchoTransport, HeadTooLarge, Whole, tls_context
 from providers.addresses import AddressPolicy
 from providers.targets import Timeouts
@@ -293,14 +294,16 @@ class Upstream:
         self,
         url: str,
         headers: list[tuple[str, str]],
-        body: bytes,
+        body: bytes | Source,
         timeouts: Timeouts,
         *,
         method: str = "POST",
         sending: "Sending | None" = None,
         once: bool = False,
     ) -> UpstreamReply:
-        """The answer's head. Only waiting for a slot and connecting have deadlines here; the caller sets the others.
+        """The answer's head; a body that is no bytes is written as it comes, and may be under way when that is there.
+
+        Only waiting for a slot and connecting have deadlines here; the caller sets the others.
 
         An address that is met `once`, since ids stand in it, is not remembered.
 
@@ -315,7 +318,8 @@ class Upstream:
         try:
             target, transport = self._urls.get(url) or self._parsed(url, keep=not once)
             extensions["timeout"] = {"connect": timeouts.connect}
-            request = httpx.Request(method, target, headers=headers, stream=Whole(body), extensions=extensions)
+            stream = Whole(body) if isinstance(body, bytes) else Poured(body)
+            request = httpx.Request(method, target, headers=headers, stream=stream, extensions=extensions)
             extensions = request.extensions
             return UpstreamReply(await transport.handle_async_request(request), self.slots)
         except BaseException as exc:

@@ -16,9 +16,9 @@ OUTSIDE = ("bench", "tests")
 
 # A file of gateway/ imports only from the files that stand before it here; a folder's files share its place.
 GATEWAY_ORDER = (
-    *("errors", "sse", "routing", "echo", "heads", "places"),
+    *("errors", "sse", "routing", "multipart", "pouring", "spool", "echo", "heads", "places"),
     *("asks", "operations", "refusals", "mending", "answers", "replies", "relays", "transport", "upstream", "probe"),
-    *("process", "listing", "bills", "receipts", "access", "bodies"),
+    *("process", "listing", "bills", "receipts", "access", "bodies", "uploads"),
     *("limits", "spending", "wayfinding"),
     "admission",
     *("outgoing", "reading", "forwarding", "delivery"),
@@ -39,7 +39,7 @@ PURE = (
 
 FORBIDDEN_STEMS = frozenset({"utils", "util", "helpers", "helper", "common", "core", "services", "misc"})
 HTTP_CLIENTS = frozenset({"httpx", "aiohttp"})
-MAY_CALL_OUT = frozenset({"gateway.upstream", "gateway.transport"})
+MAY_CALL_OUT = frozenset({"gateway.upstream", "gateway.transport", "gateway.pouring"})
 
 DANGEROUS_MODULES = frozenset({"pickle", "marshal", "shelve", "dill", "subprocess", "pty", "commands"})
 DANGEROUS_BUILTINS = frozenset({"eval", "exec", "compile", "__import__"})

@@ -187,12 +187,6 @@ async def test_a_key_sees_and_uses_only_the_aliases_that_it_was_given(door: Door
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
 
 
-async def test_a_compressed_body_is_refused_with_415(door: Door) -> None:
-    async with door.http() as http:
-        answer = await http.post("/chat/completions", content=b"x", headers={"content-encoding": "gzip"})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (415, "unsupported_media_type")
-
-
 async def test_a_refused_request_leaves_no_row(door: Door) -> None:
     await post(door, b"{}")
     await post(door, b'{"model":"nobody"}')
