@@ -79,7 +79,7 @@ def cut(body: bytes, size: int = 64 * 1024) -> list[bytes]:
 def upload(
     process: Process, client: Client, content_type: str = FORM, length: int | None = None
 ) -> tuple[Upload, Call]:
-    call = Call("req_1", process, process.clock(), 0.0)
+    call = Call("req_1", "req_1", process, process.clock(), 0.0)
     return Upload(call, Incoming(call, client.receive, length), content_type), call
 
 
