@@ -8,15 +8,15 @@ import asyncio
 import io
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import structlog
 from django.conf import settings
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest
-from django.http import Http404, HttpResponse, HttpResponseNotAllowed
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.http.response import HttpResponseBase
-from django.urls import set_script_prefix, set_urlconf
+from django.urls import ResolverMatch, get_resolver
 
 from gateway import access, bodies, heads, places
 from gateway.admission import check_address
@@ -77,8 +77,7 @@ class GatewayHandler(ASGIHandler):
         try:
             try:
                 request = await self._admit_head(call, scope, path, receive)
-                watch = asyncio.ensure_future(receive())
-                watch.add_done_callback(lambda _: _client_left(call))
+                watch = _watch(call, scope, receive)
                 response = await self._respond(request)
             except GatewayError as exc:
                 call.error = exc
@@ -103,7 +102,8 @@ class GatewayHandler(ASGIHandler):
         call.provider = call.place.provider or head.provider
         call.forwarded = head.forwarded
         bodies.declared_length(head.content_length)
-        body = await bodies.read(call, receive)
+        own = scope.get("extensions", {}).get("gateway.body")
+        body = await bodies.read(call, receive, own["call"]() if own is not None else None)
         if head.content_encoding not in (b"", b"identity"):
             body = bodies.decoded(call, body, head.content_encoding)
         request = ASGIRequest({**scope, "path": path, "root_path": ""}, io.BytesIO())
@@ -111,9 +111,12 @@ class GatewayHandler(ASGIHandler):
         request.call = call  # type: ignore[attr-defined]
         return request
 
+    def resolve_request(self, request: HttpRequest) -> ResolverMatch:
+        """Django's, with a memory of where paths lead: it tries the routes one after the other."""
+        match = request.resolver_match = _resolve(request.path_info)
+        return match
+
     async def _respond(self, request: ASGIRequest) -> HttpResponseBase:
-        set_script_prefix("")
-        set_urlconf(settings.ROOT_URLCONF)
         try:
             response: HttpResponseBase = await self._get_response_async(request)  # type: ignore[attr-defined]
         except GatewayError:
@@ -128,6 +131,12 @@ class GatewayHandler(ASGIHandler):
         return response
 
 
+@lru_cache(maxsize=1024)
+def _resolve(path: str) -> ResolverMatch:
+    """Raises Http404, which is not remembered."""
+    return get_resolver(settings.ROOT_URLCONF).resolve(path)
+
+
 def cut_off(scope: Scope) -> None:
     """Drop the connection now: a polite close would wait for ever to write what nobody reads.
 
@@ -138,8 +147,19 @@ def cut_off(scope: Scope) -> None:
         abort["call"]()
 
 
+def _watch(call: Call, scope: Scope, receive: Receive) -> "asyncio.Task[Any] | None":
+    """Learn of the client's leaving: from our own server by a call, from another one by a pending `receive()`."""
+    own = scope.get("extensions", {}).get("gateway.watch")
+    if own is not None:
+        own["call"](partial(_client_left, call))
+        return None
+    watch = asyncio.ensure_future(receive())
+    watch.add_done_callback(lambda _: _client_left(call))
+    return watch
+
+
 def _client_left(call: Call) -> None:
-    """The pending `receive()` came back: cancel the request, so that the upstream is closed at once."""
+    """Cancel the request, so that the upstream is closed at once."""
     if call.task is not None and not call.answered and not (call.on_leave is not None and call.on_leave()):
         call.disconnected = True
         call.task.cancel()
@@ -152,8 +172,13 @@ def _unwatch(call: Call, watch: "asyncio.Task[Any] | None") -> None:
         watch.cancel()
 
 
+@lru_cache(maxsize=256)
+def _field_name(name: str) -> bytes:
+    return name.lower().encode("ascii")
+
+
 async def _send_head(call: Call, response: HttpResponseBase, send: Send) -> None:
-    headers = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in response.items()]
+    headers = [(_field_name(name), value.encode("latin-1")) for name, value in response.items()]
     headers += call.headers
     headers.append((b"x-request-id", call.name.encode()))
     headers.append((b"openai-version", API_VERSION))
@@ -180,7 +205,8 @@ def tell_of_failure(scope: Scope, error: GatewayError) -> None:
 
 async def _stream(call: Call, response: Live, scope: Scope, send: Send, watch: "asyncio.Task[Any] | None") -> None:
     await _send_head(call, response, send)
-    await response.run(send)
+    own = scope.get("extensions", {}).get("gateway.write")
+    await response.run(send, own["call"] if own is not None else None)
     if response.error is not None:
         call.error = response.error
         tell_of_failure(scope, response.error)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import structlog
@@ -10,12 +11,14 @@ from django.http import HttpResponse, StreamingHttpResponse
 from gateway.errors import GatewayError, StreamInterrupted
 from gateway.reading import Reply
 from gateway.receipts import Receipt
+from gateway.replies import ChatRelay
 from gateway.sse import PING, error_event
 from ledger import counting
 
 log = structlog.get_logger("gateway")
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+Write = Callable[[bytes], bool]
 
 PING_AFTER = 12.0  # seconds of silence; the promise to the client is one comment in any 15
 WRITE_STALL = 30.0  # seconds in which a client has not taken what is waiting for it
@@ -79,13 +82,17 @@ class Live(StreamingHttpResponse):
         self.wrote = False  # since the last tick: the loop over the chunks asks no clock
         self.last_out = self.writing_from = receipt.process.clock()
         self.send: Send | None = None
+        self.direct: Write | None = None
         self.ping: asyncio.Future[None] | None = None
         if reply is not None:
             label(self, reply)
 
-    async def run(self, send: Send) -> None:
-        """Write every part to the client; returns before the last, empty body message."""
-        self.send = send
+    async def run(self, send: Send, write: Write | None = None) -> None:
+        """Write every part to the client; returns before the last, empty body message.
+
+        `write` is the server's own way for a part that it can take at once: see `pass_on`.
+        """
+        self.send, self.direct = send, write
         receipt = self.receipt
         call = receipt.call
         receipt.on_tick = self.tick
@@ -136,6 +143,8 @@ class Live(StreamingHttpResponse):
             return
         try:
             with self.receipt.within(reply.target.provider.timeouts.gap, _silent):
+                if self.direct is not None and reply.upstream is not None:
+                    reply.upstream.pipe(partial(self.pass_on, relay, self.direct))
                 if not relay.done:
                     async for data in chunks:
                         self.receipt.heard = True
@@ -153,6 +162,19 @@ class Live(StreamingHttpResponse):
             interrupted = StreamInterrupted(f"The stream broke off: {exc.message}", sent=True)
             interrupted.outcome = exc.outcome if exc.outcome != "upstream_error" else StreamInterrupted.outcome
             raise interrupted from exc
+
+    def pass_on(self, relay: ChatRelay, write: Write, data: bytes) -> bool:
+        """One event from the provider's socket to the client's while the task waits for it: no chunk wakes a task.
+
+        False for whatever needs a look, or has to wait: the task gets it then.
+        """
+        part = None if self.left else relay.plain(data)
+        if part is None or not write(part):
+            return False
+        relay.passed(part)
+        self.receipt.heard = self.wrote = True
+        self.receipt.call.bytes_out += len(part)
+        return True
 
     def tick(self, now: float) -> None:
         """Called every 250 ms: a comment into a silent stream, the end of one that its client does not read."""

@@ -105,6 +105,21 @@ class ChatRelay:
         self.events_relayed += count
         return block
 
+    def plain(self, data: bytes) -> bytes | None:
+        """What the client gets for these bytes, where they are whole events that need no look: then tell `passed`.
+
+        None where `feed` has to be asked; nothing has happened then.
+        """
+        if self._always_parse or self.done or self.failed is not None or not self._splitter.is_whole(data):
+            return None
+        if not self._wants_usage:
+            data = data.replace(b',"usage":null', b"")
+        return data if self._is_plain(data, data.count(b"\n\n")) else None
+
+    def passed(self, block: bytes) -> None:
+        self.bytes_relayed += len(block)
+        self.events_relayed += block.count(b"\n\n")
+
     def end(self) -> bytes:
         """What is left when the upstream has ended cleanly.
 

@@ -33,19 +33,22 @@ class EventSplitter:
         self._begun = False  # past the place where a byte order mark may stand
         self._after_cr = False  # a line feed that comes next belongs to the last line end
 
-    def feed(self, data: bytes) -> bytes:
-        """All events that are complete now, b"" when none is; StreamInterrupted where one is larger than 16 MiB."""
-        if (
-            data.startswith(HEAD)
-            and data.endswith(BORDER)
-            and data.count(b"\n") == 2
-            and data[-3] != 0x20
-            and data.find(b"\r") < 0
+    def is_whole(self, data: bytes) -> bool:
+        """Whether these bytes are canonical events, whole ones, and nothing stands before them: the common case."""
+        return (
+            data.endswith(BORDER)
             and not self._tail
             and self._begun
             and len(data) <= MAX_EVENT
-        ):
-            return data  # the common case: one event, as it should be
+            and data.find(b"\r") < 0
+            and not self._names
+            and self._is_canonical(data)
+        )
+
+    def feed(self, data: bytes) -> bytes:
+        """All events that are complete now, b"" when none is; StreamInterrupted where one is larger than 16 MiB."""
+        if self.is_whole(data):
+            return data
         if self._after_cr or b"\r" in data:
             data = self._line_feeds(data)
         if not self._begun:
@@ -94,9 +97,10 @@ class EventSplitter:
         if self._names:
             return all(map(_is_canonical_named, block[:-2].split(BORDER)))
         # Two line feeds a border and two at the end: were there any other line, there would be more.
+        lines = block.count(b"\n")
         return (
             block.startswith(HEAD)
-            and block.count(b"\n") == 2 * block.count(b"\n\ndata: ") + 2
+            and (lines == 2 or lines == 2 * block.count(b"\n\ndata: ") + 2)
             and block.find(b" \n") < 0  # no empty data, no `[DONE] `
         )
 

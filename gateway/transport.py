@@ -18,7 +18,6 @@ from typing import cast
 import httpx
 from aiohttp import (
     ClientConnectionError,
-    ClientPayloadError,
     ClientRequest,
     ClientTimeout,
     TCPConnector,
@@ -27,18 +26,14 @@ from aiohttp import (
 from aiohttp.abc import ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
-from aiohttp.http import RawResponseMessage
-from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.streams import StreamReader
 from yarl import URL
 
 from gateway.echo import answer
 from gateway.pouring import Poured, Pouring, Source
+from gateway.wire import Pipe, Sink, Wire
 from providers.addresses import AddressPolicy
 
-HEAD_LIMIT = 64 * 1024  # bytes of status line and header fields
-MAX_FIELDS = 256
-BUFFER = 64 * 1024  # bytes; reading from the socket stops at twice that
 IDLE = 15.0  # seconds that an unused connection is kept
 MAX_ORIGINS = 1024
 ONE_WRITE = 64 * 1024  # bytes: up to here copying costs less than a second system call
@@ -47,13 +42,6 @@ OWN_FIELDS = frozenset({b"host", b"connection", b"content-length", b"transfer-en
 
 class AddressNotAllowed(OSError):
     """The policy permits none of the addresses that the name has."""
-
-
-class HeadTooLarge(BadHttpMessage):
-    """The status line and header fields are longer than HEAD_LIMIT."""
-
-    def __init__(self) -> None:
-        super().__init__("the header block is too large")
 
 
 @cache
@@ -73,76 +61,6 @@ def tls_context() -> ssl.SSLContext:
         return context
     context.load_verify_locations(certifi.where())
     return context
-
-
-class Wire(ResponseHandler):
-    """aiohttp's client protocol with a cap over the whole header block, and the memory of having been used before."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop)
-        self.used = False
-        self.received = 0  # bytes since the last request was written
-        self.awaits_head = False
-
-    def expect(self, method: str) -> None:
-        """Make ready for the answer to a request of that method."""
-        self.used = True
-        self.received = 0
-        self.awaits_head = True
-        self.set_response_params(
-            skip_payload=method == "HEAD",
-            read_until_eof=True,
-            auto_decompress=False,
-            read_bufsize=BUFFER,
-            max_line_size=HEAD_LIMIT,
-            max_field_size=HEAD_LIMIT,
-            max_headers=MAX_FIELDS,
-        )
-
-    def data_received(self, data: bytes) -> None:
-        self.received += len(data)
-        super().data_received(data)
-        if self.awaits_head and self.received > HEAD_LIMIT and not len(self) and self.exception() is None:
-            self.abort()
-            self.set_exception(HeadTooLarge())
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        # For aiohttp a reset, too, is the regular end of a body without length.
-        if exc is not None and self._payload is not None and not self._payload.is_eof():
-            self._payload.set_exception(ClientPayloadError())
-        super().connection_lost(exc)
-
-    def write(self, data: bytes) -> bool:
-        """False where the connection is lost."""
-        if self.transport is None:
-            return False
-        self.transport.write(data)
-        return True
-
-    async def drained(self) -> None:
-        """Until what lies unsent is below the transport's mark. Raises ConnectionError."""
-        await self._drain_helper()
-
-    def fail(self, exc: BaseException) -> None:
-        """Drop the connection; whoever reads from it gets `exc`."""
-        payload = self._payload
-        self.abort()
-        self.set_exception(exc)
-        if payload is not None and not payload.is_eof():
-            payload.set_exception(exc)
-
-    async def head(self) -> tuple[RawResponseMessage, StreamReader]:
-        """The final head and its body; 1xx answers before it are passed over."""
-        while True:
-            message, payload = await self.read()
-            if message.code >= 200:
-                break
-            if message.code == 101 or self.received > HEAD_LIMIT:
-                raise BadHttpMessage("no final answer")
-        self.awaits_head = False
-        if self.received > HEAD_LIMIT and sum(len(k) + len(v) + 4 for k, v in message.raw_headers) > HEAD_LIMIT:
-            raise HeadTooLarge
-        return message, payload
 
 
 class CheckedResolver(ThreadedResolver):
@@ -218,6 +136,12 @@ class Body(httpx.AsyncByteStream):
         if payload.at_eof():
             self.close()
 
+    def pipe(self, sink: Sink) -> None:
+        """Offer what comes to `sink` as long as the reader waits; what it does not take, by False, is read as usual."""
+        if self.connection is not None and type(self.payload) is StreamReader:
+            self.payload.__class__ = Pipe
+            cast("Wire", self.connection.protocol).sink = sink
+
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while data := await self.payload.readany():
             if self.payload.at_eof():
@@ -230,6 +154,8 @@ class Body(httpx.AsyncByteStream):
         connection, self.connection = self.connection, None
         if connection is None:
             return
+        if connection.protocol is not None:
+            cast("Wire", connection.protocol).sink = None
         transport = connection.transport
         whole = self.payload.at_eof() and self.payload.exception() is None
         if (pouring := self.pouring) is not None and not pouring.whole:

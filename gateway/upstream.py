@@ -23,7 +23,15 @@ from gateway.errors import (
     UpstreamUnreachable,
 )
 from gateway.pouring import Poured, Source
-from gateway.transport import AddressNotAllowed, AiohttpTransport, EchoTransport, HeadTooLarge, Whole, tls_context
+from gateway.transport import (
+    AddressNotAllowed,
+    AiohttpTransport,
+    Body,
+    EchoTransport,
+    Whole,
+    tls_context,
+)
+from gateway.wire import HeadTooLarge
 from providers.addresses import AddressPolicy
 from providers.targets import Timeouts
 
@@ -198,6 +206,11 @@ class UpstreamReply:
             raise translated(exc, sent=True) from exc
         finally:
             await self.aclose()
+
+    def pipe(self, sink: Callable[[bytes], bool]) -> None:
+        """Let `sink` take bytes as they come, past whoever waits in `chunks`: all of them, or none by False."""
+        if isinstance(self._stream, Body) and self.headers.get("content-encoding") in (None, "identity"):
+            self._stream.pipe(sink)
 
     async def read(self, limit: int = ANSWER_LIMIT) -> bytes:
         """The whole body, decoded; raises UpstreamInvalid above `limit` bytes."""

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ledger.entries import Opened
+from ledger.entries import Opened, Settled
 
 # Characters of each text column; ledger.models takes its column widths from here.
 LENGTHS: Mapping[str, int] = {
@@ -51,6 +51,9 @@ ATTEMPT_TEXT = 500
 ATTEMPT_DEPTH = 4
 LARGEST_INT = 9_223_372_036_854_775_807
 
+_TEXTS = tuple(LENGTHS.items())
+_NUMBERS = tuple(LARGEST.items())
+
 E = TypeVar("E", bound=Opened)
 
 
@@ -71,7 +74,31 @@ def number(value: int, largest: int) -> int:
 
 
 def storable(entry: E) -> E:
-    """A copy of `entry` that both databases and the journal's encoder take, under 64 KiB as a line."""
+    """`entry`, or a copy of it, that both databases and the journal's encoder take, under 64 KiB as a line."""
+    return entry if is_storable(entry) else _mended(entry)
+
+
+def is_storable(entry: Opened) -> bool:
+    """Whether it is beyond doubt fit as it is, which nearly every entry is: the look at one costs a tenth of a copy."""
+    for name, length in _TEXTS:
+        value = getattr(entry, name, "")
+        if not value.isascii() or len(value) > length or "\0" in value:
+            return False
+    if isinstance(entry, Settled):
+        for name, largest in _NUMBERS:
+            value = getattr(entry, name)
+            if value and not 0 <= value <= largest:
+                return False
+        # Short as a whole, so each text in it is short; a backslash may be a NUL or half of a surrogate pair.
+        try:
+            attempts = msgspec.json.encode(entry.attempts)
+        except (ValueError, TypeError, OverflowError, RecursionError):
+            return False
+        return len(attempts) <= ATTEMPT_TEXT and attempts.isascii() and b"\\" not in attempts
+    return True
+
+
+def _mended(entry: E) -> E:
     changed: dict[str, Any] = {}
     for name in entry.__struct_fields__:
         value = getattr(entry, name)

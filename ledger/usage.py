@@ -1,6 +1,5 @@
 """The tokens of one call, as providers report them (pure): https://platform.openai.com/docs/api-reference/chat/object."""
 
-from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -29,7 +28,7 @@ def read_usage(value: object) -> Usage | None:
 
     Tolerates nulls, numbers given as floats and missing fields; a negative or absurd count is none.
     """
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         return None
     tokens_in = _count(value, "prompt_tokens", "input_tokens")
     tokens_out = _count(value, "completion_tokens", "output_tokens")
@@ -40,12 +39,13 @@ def read_usage(value: object) -> Usage | None:
         tokens_in = max((total or 0) - (tokens_out or 0), 0)
     if tokens_out is None:
         tokens_out = max((total or 0) - tokens_in, 0)
-    cached = _count(_part(value, "prompt_tokens_details", "input_tokens_details"), "cached_tokens")
+    given = _part(value, "prompt_tokens_details", "input_tokens_details")
+    cached = _count(given, "cached_tokens")
     if cached is None:
         cached = _count(value, *CACHED_NAMES)
     spoken = _part(value, "completion_tokens_details", "output_tokens_details")
     reasoning = _count(spoken, "reasoning_tokens")
-    heard = _count(_part(value, "prompt_tokens_details", "input_tokens_details"), "audio_tokens")
+    heard = _count(given, "audio_tokens")
     audio = _count(spoken, "audio_tokens")
     return Usage(
         tokens_in,
@@ -66,18 +66,18 @@ def decode_usage(data: bytes | msgspec.Raw) -> Usage | None:
         return None
 
 
-def _part(value: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+def _part(value: dict[str, Any], *names: str) -> dict[str, Any]:
     for name in names:
         part = value.get(name)
-        if isinstance(part, Mapping):
+        if isinstance(part, dict):
             return part
     return {}
 
 
-def _count(value: Mapping[str, Any], *names: str) -> int | None:
+def _count(value: dict[str, Any], *names: str) -> int | None:
     for name in names:
         number = value.get(name)
-        if isinstance(number, int | float) and not isinstance(number, bool) and 0 <= number < 2**53:
+        if (type(number) is int or type(number) is float) and 0 <= number < 2**53:
             return int(number)
     return None
 

@@ -4,10 +4,12 @@ The checksum is the CRC-32 of all that stands before it. It is no security: it l
 gateway refuse junk of this form without looking anything up. The secret has 256 bits, so its digest needs no slow hash.
 """
 
+import hashlib
 import hmac
 import secrets
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, get_args
 
 from providers.ids import base62
@@ -49,6 +51,8 @@ class Malformed:
 
 
 MALFORMED = Malformed()
+BLOCK_BYTES = 64  # of SHA-256
+INNER, OUTER = (bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5C))
 
 
 def mint(kind: Kind = "sk") -> Minted:
@@ -89,9 +93,21 @@ def checksum(body: str) -> str:
 
 def digest(pepper: bytes, token: str) -> bytes:
     """HMAC-SHA-256 of the whole token, 32 bytes; an empty pepper is an error, for it would protect nothing."""
+    inner, outer = (state.copy() for state in _keyed(pepper))
+    inner.update(token.encode("utf-8", "surrogatepass"))
+    outer.update(inner.digest())
+    return outer.digest()
+
+
+@lru_cache(maxsize=64)
+def _keyed(pepper: bytes) -> "tuple[hashlib._Hash, hashlib._Hash]":
+    """SHA-256 that has read the pepper, for the inside and the outside of the HMAC (RFC 2104): once, not a request."""
     if not pepper:
         raise ValueError("a pepper must not be empty")
-    return hmac.digest(pepper, token.encode("utf-8", "surrogatepass"), "sha256")
+    if len(pepper) > BLOCK_BYTES:
+        pepper = hashlib.sha256(pepper).digest()
+    key = pepper.ljust(BLOCK_BYTES, b"\0")
+    return hashlib.sha256(key.translate(INNER)), hashlib.sha256(key.translate(OUTER))
 
 
 def matches(pepper: bytes, token: str, expected: bytes) -> bool:

@@ -7,10 +7,11 @@ the size of a head, the time it may take, chunk extensions and trailers, codings
 import asyncio
 import urllib.parse
 from asyncio.events import TimerHandle
+from collections.abc import Callable
 from typing import Any, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from gateway.errors import BadRequest, GatewayError, InternalError, MethodNotAllowed, Overloaded
@@ -28,7 +29,50 @@ class Refusal(Exception):
 
 
 class Cycle(RequestResponseCycle):
-    """uvicorn's request and response, with its 500 in OpenAI's shape."""
+    """uvicorn's request and response, with its 500 in OpenAI's shape, and two ways past the usual messages."""
+
+    on_leave: Callable[[], None] | None = None
+
+    def leave(self) -> None:
+        """The client is gone, or may as well be."""
+        self.disconnected = True
+        self.message_event.set()
+        on_leave, self.on_leave = self.on_leave, None
+        if on_leave is not None:
+            on_leave()
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.start" and not self.response_started and not self.disconnected:
+            if self.flow.write_paused:
+                await self.flow.drain()
+            self.begin(message["status"], [*self.default_headers, *message.get("headers", ())])
+        else:
+            await super().send(message)
+
+    def begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """The head, looked through for line breaks in one piece."""
+        self.response_started = True
+        self.waiting_for_100_continue = False
+        closing = False
+        lines = [STATUS_LINE[status]]
+        for name, value in headers:
+            name = name.lower()  # Django writes them as its own code does
+            if name == b"content-length" and self.chunked_encoding is None:
+                self.expected_content_length = int(value)
+                self.chunked_encoding = False
+            elif name == b"connection":
+                closing = b"close" in value.lower()
+                self.keep_alive = self.keep_alive and not closing
+            lines.append(b"%b: %b\r\n" % (name, value))
+        if not self.keep_alive and not closing:
+            lines.append(b"connection: close\r\n")
+        if self.chunked_encoding is None and self.scope["method"] != "HEAD" and status not in (204, 304):
+            self.chunked_encoding = True
+            lines.append(b"transfer-encoding: chunked\r\n")
+        head = b"".join(lines)
+        if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\0" in head:
+            raise RuntimeError("A header of the answer holds a line break.")
+        self.transport.write(head + b"\r\n")
 
     async def send_500_response(self) -> None:
         await answer(InternalError("The server had an error while processing your request."), cast("Send", self.send))
@@ -60,6 +104,8 @@ class GatewayProtocol(HttpToolsProtocol):
     linger_seconds = 2.0
     linger_bytes = 16 * 1024 * 1024
 
+    cycle: Cycle
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.serving = cast("ServingState", self.server_state)
@@ -72,6 +118,13 @@ class GatewayProtocol(HttpToolsProtocol):
         self.dropping = False
         self.dropped = 0
         self.deadline: TimerHandle | None = None
+        # Of the connection and not of its cycles: each of those would be a ring that only the collector takes apart.
+        self.extensions: dict[str, dict[object, object]] = {
+            "gateway.abort": {"call": self.abort},
+            "gateway.body": {"call": self.body},
+            "gateway.watch": {"call": self.watch},
+            "gateway.write": {"call": self.write},
+        }
 
     # --- the connection ----------------------------------------------------------------------------------------------
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -85,6 +138,8 @@ class GatewayProtocol(HttpToolsProtocol):
         self.disarm()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.leave()
 
     def disarm(self) -> None:
         if self.deadline is not None:
@@ -203,7 +258,7 @@ class GatewayProtocol(HttpToolsProtocol):
         scope["raw_path"] = self.root_path.encode("ascii") + raw_path
         scope["path"] = self.root_path + (urllib.parse.unquote(path) if "%" in path else path)
         scope["query_string"] = url.query or b""
-        scope["extensions"] = {"gateway.abort": {"call": self.abort}}
+        scope["extensions"] = self.extensions
         limit = self.limit_concurrency
         full = limit is not None and len(self.tasks) >= limit
         self.cycle = Cycle(
@@ -254,8 +309,41 @@ class GatewayProtocol(HttpToolsProtocol):
             self.cycle.more_body = False
             self.cycle.message_event.set()
 
+    # --- for the application -----------------------------------------------------------------------------------------
+    def abort(self) -> None:
+        """Drop the connection, with all that is still to be written to it."""
+        self.cycle.leave()
+        self.transport.abort()
+
+    def body(self) -> bytes | None:
+        """The request's body where all of it has come; None where `receive` has to be asked."""
+        cycle = self.cycle
+        if cycle.more_body or cycle.disconnected or cycle.response_complete or cycle.waiting_for_100_continue:
+            return None
+        body, cycle.body = bytes(cycle.body), bytearray()
+        return body
+
+    def watch(self, on_leave: Callable[[], None]) -> None:
+        """Call it once if the client leaves before the answer's end; the body has been read whole.
+
+        It saves a task for each request, which would do nothing but wait in `receive()`.
+        """
+        self.cycle.on_leave = on_leave
+        self.flow.resume_reading()
+        if self.cycle.disconnected:
+            self.cycle.leave()
+
+    def write(self, part: bytes) -> bool:
+        """A part of a chunked answer that has begun, now; False where it was not written and `send` has to be asked."""
+        cycle = self.cycle
+        if self.flow.write_paused or cycle.disconnected or not cycle.chunked_encoding or cycle.response_complete:
+            return False
+        self.transport.write(b"%x\r\n%b\r\n" % (len(part), part))
+        return True
+
     # --- bytes out ---------------------------------------------------------------------------------------------------
     def on_response_complete(self) -> None:
+        self.cycle.on_leave = None  # it holds the whole request
         super().on_response_complete()
         if self.in_body and not self.transport.is_closing():
             self._unset_keepalive_if_required()
@@ -270,8 +358,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self.stop_after_answer()
             return
         if pending:
-            cycle.disconnected = True
-            cycle.message_event.set()
+            cycle.leave()
         if not (pending and cycle.response_started):
             self.logger.warning("Refused a request: %d %s", error.status, error.code or error.type)
             self.transport.write(raw_answer(error, self.server_state.default_headers))
@@ -279,11 +366,6 @@ class GatewayProtocol(HttpToolsProtocol):
             self.linger()
         else:
             self.transport.close()
-
-    def abort(self) -> None:
-        """For the application: drop the connection, with all that is still to be written to it."""
-        self.cycle.disconnected = True
-        self.transport.abort()
 
     def drain(self) -> None:
         """Close if idle; else close after the answer. A connection that has not asked anything yet may ask once."""
