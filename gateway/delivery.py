@@ -143,7 +143,7 @@ class Live(StreamingHttpResponse):
             return
         try:
             with self.receipt.within(reply.target.provider.timeouts.gap, _silent):
-                if self.direct is not None and reply.upstream is not None:
+                if self.direct is not None and reply.upstream is not None and isinstance(relay, ChatRelay):
                     reply.upstream.pipe(partial(self.pass_on, relay, self.direct))
                 if not relay.done:
                     async for data in chunks:

@@ -16,15 +16,12 @@ OUTSIDE = ("bench", "tests")
 
 # A file of gateway/ imports only from the files that stand before it here; a folder's files share its place.
 GATEWAY_ORDER = (
-<<<<<<< HEAD
-    *("errors", "sse", "routing", "multipart", "pouring", "spool", "echo", "heads", "places"),
-    *("asks", "operations", "refusals", "mending", "answers", "replies", "relays", "transport", "upstream", "probe"),
-    *("process", "listing", "bills", "receipts", "access", "bodies", "uploads"),
-    *("limits", "spending", "wayfinding"),
-=======
     "errors",
     "sse",
     "routing",
+    "multipart",
+    "pouring",
+    "spool",
     "echo",
     "heads",
     "places",
@@ -45,10 +42,10 @@ GATEWAY_ORDER = (
     "receipts",
     "access",
     "bodies",
+    "uploads",
     "limits",
     "spending",
     "wayfinding",
->>>>>>> 195de3b (Hand events from socket to socket, and take what a request asks of the machine down by a third)
     "admission",
     "outgoing",
     "reading",
@@ -77,11 +74,7 @@ PURE = (
 
 FORBIDDEN_STEMS = frozenset({"utils", "util", "helpers", "helper", "common", "core", "services", "misc"})
 HTTP_CLIENTS = frozenset({"httpx", "aiohttp"})
-<<<<<<< HEAD
-MAY_CALL_OUT = frozenset({"gateway.upstream", "gateway.transport", "gateway.pouring"})
-=======
-MAY_CALL_OUT = frozenset({"gateway.upstream", "gateway.transport", "gateway.wire"})
->>>>>>> 195de3b (Hand events from socket to socket, and take what a request asks of the machine down by a third)
+MAY_CALL_OUT = frozenset({"gateway.upstream", "gateway.transport", "gateway.pouring", "gateway.wire"})
 
 DANGEROUS_MODULES = frozenset({"pickle", "marshal", "shelve", "dill", "subprocess", "pty", "commands"})
 DANGEROUS_BUILTINS = frozenset({"eval", "exec", "compile", "__import__"})
