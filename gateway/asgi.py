@@ -5,7 +5,6 @@ Overridden is `__call__` only, and the middleware, of which the gateway's paths 
 """
 
 import asyncio
-import io
 import time
 from collections.abc import Awaitable, Callable
 from functools import lru_cache, partial
@@ -13,7 +12,7 @@ from typing import Any
 
 import structlog
 from django.conf import settings
-from django.core.handlers.asgi import ASGIHandler, ASGIRequest
+from django.core.handlers.asgi import ASGIHandler
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.http.response import HttpResponseBase
 from django.urls import ResolverMatch, get_resolver
@@ -25,6 +24,7 @@ from gateway.delivery import Live, Whole
 from gateway.engine import Engine, engine
 from gateway.errors import GatewayError, MethodNotAllowed, NotFound, Overloaded
 from gateway.receipts import Call
+from gateway.requests import APIRequest
 
 API_VERSION = b"2020-10-01"  # what OpenAI's own answers say; some clients log it
 
@@ -91,7 +91,7 @@ class GatewayHandler(ASGIHandler):
         finally:
             _unwatch(call, watch)
 
-    async def _admit_head(self, call: Call, scope: Scope, path: str, receive: Receive) -> ASGIRequest:
+    async def _admit_head(self, call: Call, scope: Scope, path: str, receive: Receive) -> APIRequest:
         """The key first: who has none does not get his body read."""
         if self.engine.draining:
             raise Overloaded("The gateway is shutting down.", code="shutting_down")
@@ -106,8 +106,7 @@ class GatewayHandler(ASGIHandler):
         body = await bodies.read(call, receive, own["call"]() if own is not None else None)
         if head.content_encoding not in (b"", b"identity"):
             body = bodies.decoded(call, body, head.content_encoding)
-        request = ASGIRequest({**scope, "path": path, "root_path": ""}, io.BytesIO())
-        request._body = body
+        request = APIRequest(scope, path, body)
         request.call = call  # type: ignore[attr-defined]
         return request
 
@@ -116,7 +115,7 @@ class GatewayHandler(ASGIHandler):
         match = request.resolver_match = _resolve(request.path_info)
         return match
 
-    async def _respond(self, request: ASGIRequest) -> HttpResponseBase:
+    async def _respond(self, request: APIRequest) -> HttpResponseBase:
         try:
             response: HttpResponseBase = await self._get_response_async(request)  # type: ignore[attr-defined]
         except GatewayError:

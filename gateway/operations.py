@@ -10,13 +10,13 @@ from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 import msgspec
-from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest
 
 from gateway import asks, places
 from gateway.asks import MAX_MODEL_CHARS, Ask, Form
 from gateway.errors import BadRequest, NotFound
 from gateway.places import Place
+from gateway.requests import APIRequest
 from providers.allowances import OTHER
 
 JSON = "application/json"
@@ -61,7 +61,7 @@ class Operation:
 
     def parse(self, request: HttpRequest, place: Place) -> Ask:
         """Raises BadRequest, and NotFound for a path that nobody serves."""
-        assert isinstance(request, ASGIRequest)
+        assert isinstance(request, APIRequest)
         name, method, scope = family(place.path), request.method or "GET", request.scope
         if name == OTHER and not place.rooted:
             raise NotFound(f"Invalid URL ({method} {place.path})")

@@ -26,6 +26,7 @@ GATEWAY_ORDER = (
     "heads",
     "places",
     "asks",
+    "requests",
     "operations",
     "refusals",
     "mending",
