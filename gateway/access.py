@@ -28,6 +28,7 @@ def write(call: Call, method: str, path: str) -> None:
         usage, line, upstream = receipt.usage, receipt.line, receipt.upstream_seconds(now)
         fields.update(
             end=receipt.outcome,
+            cache=receipt.cache or None,
             alias=receipt.alias,
             model=receipt.ask.model[:300],
             provider=last.target.provider.name if last else None,

@@ -5,13 +5,19 @@ from functools import partial
 
 from gateway import wayfinding
 from gateway.asks import BOUND, Ask
+from gateway.caching.cache import Found
+from gateway.caching.shares import Share
 from gateway.errors import BadRequest, ScopeRefused, Unauthorized
-from gateway.limits.claims import TOKENS, Charge, Claim, claim
+from gateway.limits.claims import REQUESTS, TOKENS, Charge, Claim, claim
 from gateway.receipts import Receipt
+from gateway.relays import Reply
 from gateway.spending import reserve
 from providers import callers, snapshot
 from providers.allowances import NAMED_ONLY, OTHER
 from providers.targets import AliasCard, KeyCard, Target
+
+PLACES = "places"
+BEFORE_CACHE = (PLACES, REQUESTS)  # an answer from the cache takes these, and no tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +28,12 @@ class Grant:
     alias: AliasCard
     targets: tuple[Target, ...]  # in the order in which they are to be tried; at least one
     receipt: Receipt
+    answer: Reply | None = None  # from the cache: no target is tried
+    share: Share | None = None  # what is to be given the answer, where the alias keeps answers
 
 
 async def admit(ask: Ask, receipt: Receipt) -> Grant:
-    """Scope; places, requests and tokens of the limits; the budget; then the row that the request owes.
+    """Scope; places and requests; the cache; tokens; the budget; then the row that the request owes.
 
     What a step takes it pushes on `receipt.give_back`, so that a later refusal gives it back.
     """
@@ -39,11 +47,21 @@ async def admit(ask: Ask, receipt: Receipt) -> Grant:
         alias, targets = wayfinding.by_model(ask, key, config)
     else:
         alias, targets = wayfinding.by_place(ask, call, key, config)
-    await take_limits(key, alias, ask, receipt)
+    share = None
+    if alias.cache is None:
+        await take_limits(receipt, claim_of(key, alias, ask, receipt))
+    else:
+        await take_limits(receipt, claim_of(key, alias, ask, receipt, *BEFORE_CACHE))
+        found: Found = await receipt.process.cache.look(ask, alias, key, targets, receipt, config)
+        if found.reply is not None:
+            receipt.admit(alias.name)
+            return Grant(ask, alias, targets, receipt, found.reply)
+        receipt.ask, share = found.ask, found.share
+        await take_limits(receipt, claim_of(key, alias, found.ask, receipt, TOKENS))
     terms = await reserve(key, alias, targets, receipt, config)
     receipt.ask = terms.ask
     receipt.admit(alias.name)
-    return Grant(terms.ask, alias, terms.targets, receipt)
+    return Grant(terms.ask, alias, terms.targets, receipt, share=share)
 
 
 def check_address(key: KeyCard, caller: str) -> None:
@@ -78,16 +96,24 @@ def may_use_endpoint(key: KeyCard, endpoint: str) -> bool:
     return endpoint in key.endpoints if key.endpoints else endpoint not in NAMED_ONLY
 
 
-async def take_limits(key: KeyCard, alias: AliasCard, ask: Ask, receipt: Receipt) -> None:
-    """All buckets of the request at once, or none. Raises RateLimited."""
-    limiter = receipt.process.limiter
-    wanted = claim(key, alias, ask.end_user, receipt.call.id, partial(limiter.estimates.tokens, key, ask))
+def claim_of(key: KeyCard, alias: AliasCard, ask: Ask, receipt: Receipt, *kinds: str) -> Claim:
+    """What the request takes of its limits; of those kinds only, where some are named."""
+    estimates = receipt.process.limiter.estimates
+    wanted = claim(key, alias, ask.end_user, receipt.call.id, partial(estimates.tokens, key, ask))
+    if kinds:
+        wanted.charges = [charge for charge in wanted.charges if charge.kind in kinds]
+        wanted.slots = wanted.slots if PLACES in kinds else []
+    return wanted
+
+
+async def take_limits(receipt: Receipt, wanted: Claim) -> None:
+    """All buckets of the claim at once, or none. Raises RateLimited."""
     if not wanted:
         return
-    verdict = await limiter.take(wanted)
+    verdict = await receipt.process.limiter.take(wanted)
     receipt.call.headers += verdict.headers()
     if verdict.refused is not None:
-        raise verdict.error(ask.model or ask.endpoint)
+        raise verdict.error(receipt.ask.model or receipt.ask.endpoint)
     receipt.give_back.append(partial(give_back, wanted, receipt))
 
 
@@ -96,7 +122,7 @@ def give_back(taken: Claim, receipt: Receipt) -> None:
     limiter = receipt.process.limiter
     limiter.release(taken)
     key, usage = receipt.call.key, receipt.usage
-    if usage is not None and key is not None and taken.counts_tokens():
+    if usage is not None and key is not None and not receipt.is_kept and taken.counts_tokens():
         limiter.estimates.learn(key, usage.tokens_out)
     for charge in taken.charges:
         actual = used(charge, receipt)
@@ -110,6 +136,8 @@ def used(charge: Charge, receipt: Receipt) -> float:
         return 0.0
     if charge.kind != TOKENS:
         return charge.cost
+    if receipt.is_kept:
+        return 0.0
     if receipt.usage is not None:
         return float(receipt.usage.tokens_in + receipt.usage.tokens_out)
     return charge.cost if any(attempt.sent for attempt in receipt.attempts) else 0.0

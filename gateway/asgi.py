@@ -52,7 +52,7 @@ class GatewayHandler(ASGIHandler):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # type: ignore[override]
         process = await self.engine.running()
         call = Call(*heads.request_id(scope), process, process.clock(), time.time(), asyncio.current_task())
-        call.caller = partial(heads.caller, scope)
+        call.caller, call.header = partial(heads.caller, scope), partial(heads.value, scope)
         call.place = places.read(scope["path"])
         path = call.place.path
         try:

@@ -9,8 +9,8 @@ import structlog
 from django.http import HttpResponse, StreamingHttpResponse
 
 from gateway.errors import GatewayError, StreamInterrupted
-from gateway.reading import Reply
 from gateway.receipts import Receipt
+from gateway.relays import Reply
 from gateway.replies import ChatRelay
 from gateway.sse import PING, error_event
 from ledger import counting
@@ -78,7 +78,8 @@ class Live(StreamingHttpResponse):
         self.pending = pending
         self.outcome = "ok"
         self.error: GatewayError | None = None
-        self.left = False  # the client is gone, and the stream is read on for its usage
+        self.left = receipt.left  # the client is gone, and the stream is read on: for its usage, or for others
+        self.drains = False  # for its usage
         self.wrote = False  # since the last tick: the loop over the chunks asks no clock
         self.last_out = self.writing_from = receipt.process.clock()
         self.send: Send | None = None
@@ -96,8 +97,9 @@ class Live(StreamingHttpResponse):
         receipt = self.receipt
         call = receipt.call
         receipt.on_tick = self.tick
-        if self.reply is not None and self.reply.target.provider.options.get("drain"):
-            call.on_leave = self.read_on
+        drain = self.reply is not None and self.reply.target.provider.options.get("drain")
+        if drain or call.on_leave is not None:
+            call.on_leave = partial(self.read_on, bool(drain), call.on_leave)
         async for part in self.parts():
             if self.left:
                 continue
@@ -111,13 +113,21 @@ class Live(StreamingHttpResponse):
             receipt.writing, self.wrote = False, True
             call.bytes_out += len(part)
 
-    def read_on(self) -> bool:
-        """The client has left: whether the rest is read without it, for the usage at its end and for what it costs."""
+    def read_on(self, drain: bool, for_others: Callable[[], bool] | None) -> bool:
+        """The client has left: whether the rest is read without it, for the usage at its end and for what it costs.
+
+        `for_others` says whether other requests wait for the same answer.
+        """
         receipt = self.receipt
         process = receipt.process
-        if self.left or process.drains >= DRAINS:
+        if self.left:
             return False
-        self.left = True
+        if for_others is not None and for_others():
+            self.left = True
+            return True
+        if not drain or process.drains >= DRAINS:
+            return False
+        self.left = self.drains = True
         process.drains += 1
         receipt.total_deadline = min(receipt.total_deadline, process.clock() + DRAIN_SECONDS)
         return True
@@ -206,8 +216,9 @@ class Live(StreamingHttpResponse):
         if self.ping is not None:
             self.ping.cancel()  # one that still waits would come after the end
         self._account()
-        if self.left:
+        if self.drains:
             self.receipt.process.drains -= 1
+        if self.left:
             self.receipt.settle("client_cancelled")
         elif isinstance(exc, GatewayError):
             self.receipt.settle(exc.outcome, error=exc)

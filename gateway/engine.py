@@ -17,6 +17,7 @@ from django.conf import settings
 from django.db import close_old_connections, connection, connections
 
 from gateway.alerts import Channels, Herald, velocity
+from gateway.caching.cache import Cache
 from gateway.errors import LedgerUnavailable, Overloaded, StreamInterrupted, Unauthorized
 from gateway.limits.limiter import BEAT, Limiter
 from gateway.pauses import Pauses
@@ -38,6 +39,7 @@ log = structlog.get_logger("gateway")
 
 T = TypeVar("T")
 
+MIB = 1024 * 1024
 TICK = 0.25
 REFRESH = 1.0
 DRAIN = 0.25
@@ -107,6 +109,7 @@ class Engine:
             upstream or Upstream(policy), self.journal, clock, self.limiter, prices, budgets, self.sql
         )
         self.process.disk.directory = self.data_dir or Path(settings.DATA_DIR)
+        self.process.cache = Cache(self.process.memory, settings.GATEWAY_CACHE_MEMORY * MIB)
         if self.durable_open:
             self.process.commit_open = self._commit_open
         self._herald = Herald(self.process, self.sql, _channels(), time.time)

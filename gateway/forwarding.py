@@ -6,11 +6,12 @@ import structlog
 
 from gateway.admission import Grant
 from gateway.asks import Form
-from gateway.errors import GatewayError, UpstreamError, UpstreamRefused, UpstreamTimeout
+from gateway.errors import GatewayError, Overloaded, UpstreamError, UpstreamRefused, UpstreamTimeout
 from gateway.outgoing import outgoing
-from gateway.reading import Reply, read
+from gateway.reading import read
 from gateway.receipts import Attempt
 from gateway.refusals import AUTH_FAILED
+from gateway.relays import Reply
 from providers.targets import Target
 
 log = structlog.get_logger("gateway")
@@ -19,7 +20,21 @@ RETRYABLE = frozenset({408, 429})
 
 
 async def forward(grant: Grant) -> Reply:
-    """Try the targets in order. Raises the last target's UpstreamError, or Overloaded where the pool is full."""
+    """Try the targets in order. Raises the last target's UpstreamError, or Overloaded where the pool is full.
+
+    An older answer stands in for that where the alias keeps one.
+    """
+    if grant.share is None:
+        return await _first_that_answers(grant)
+    try:
+        return await _first_that_answers(grant)
+    except (UpstreamError, Overloaded):
+        if (reply := grant.share.instead()) is None:
+            raise
+        return reply
+
+
+async def _first_that_answers(grant: Grant) -> Reply:
     for target in grant.targets[:-1]:
         try:
             return await _with_credentials(grant, target)

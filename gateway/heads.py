@@ -67,6 +67,11 @@ def _printable(name: bytes, value: bytes) -> str:
     return text
 
 
+def value(scope: Mapping[str, Any], name: bytes) -> bytes:
+    """That field of the head; several of one name are joined by commas, b"" is none."""
+    return b", ".join(content for field, content in scope["headers"] if field == name)
+
+
 def caller(scope: Mapping[str, Any]) -> str:
     """The address that the call comes from; "" where the server does not know it."""
     peer = (scope.get("client") or ("",))[0]

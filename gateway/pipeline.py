@@ -46,6 +46,8 @@ async def handle(request: HttpRequest, endpoint: Endpoint) -> HttpResponse | Str
     ask = endpoint.parse(request, call.place)
     async with open_receipt(call, ask) as receipt:
         grant = await admit(ask, receipt)
+        if grant.answer is not None:
+            return receipt.hand_over(deliver(grant.answer, receipt))
         if receipt.process.commit_open is not None:
             await receipt.commit()
         if ask.stream and grant.alias.early_200:

@@ -51,14 +51,18 @@ class OpenReceipt(Protocol):
 class Memory:
     """Counts the bytes that all requests of the process hold in buffers; beyond the cap new ones are refused."""
 
-    __slots__ = ("cap", "held")
+    __slots__ = ("cap", "held", "reclaim")
 
     def __init__(self, cap: int = MAX_BUFFERED) -> None:
         self.cap = cap
         self.held = 0
+        # Asked for so many bytes before a request is refused: what is held for later only gives way.
+        self.reclaim: Callable[[int], None] | None = None
 
     def take(self, size: int) -> None:
         """Raises Overloaded where the cap would be passed."""
+        if self.held + size > self.cap and self.reclaim is not None:
+            self.reclaim(self.held + size - self.cap)
         if self.held + size > self.cap:
             raise Overloaded("The gateway's buffers are full.", code="buffers_full")
         self.held += size
@@ -89,5 +93,6 @@ class Process:
     drains: int = 0  # streams that are read to their end though their client has left
     listings: Listings = field(default_factory=Listings)
     receipts: set[OpenReceipt] = field(default_factory=set)
+    cache: Any = None  # see gateway.caching.cache
     # Where the journal dies with the machine: the row is committed before the provider is called.
     commit_open: Callable[[Opened], Awaitable[None]] | None = None

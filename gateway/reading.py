@@ -1,8 +1,9 @@
 """What an upstream's answer becomes: a refusal, a whole answer or a stream whose first bytes have come."""
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
+from typing import cast
 
 import msgspec
 
@@ -13,7 +14,7 @@ from gateway.errors import UpstreamError, UpstreamInvalid, UpstreamTimeout
 from gateway.mending import decode_fields
 from gateway.receipts import Receipt
 from gateway.refusals import refusal, refuse
-from gateway.relays import Relay, relay_for
+from gateway.relays import Reply, Source, relay_for
 from gateway.upstream import UpstreamReply
 from ledger import counting
 from ledger.usage import Usage, decode_usage
@@ -28,20 +29,6 @@ EVENT_STREAM = "text/event-stream; charset=utf-8"
 EVENT_STARTS = (b"data:", b"event:", b"id:", b"retry:", b":", b"\n", b"\r", b"\xef\xbb\xbf")
 # What of a provider's head goes on to the client, of answers that are passed on as they are.
 RETURNED = ("content-disposition", "content-language", "openai-model", "openai-organization")
-
-
-@dataclass(slots=True)
-class Reply:
-    """The first upstream that answered: a whole body, or a stream whose first bytes have come."""
-
-    target: Target
-    status: int
-    content_type: str
-    body: bytes = b""  # ready for the client: the whole answer, or what the stream's first bytes gave
-    relay: Relay | None = None  # None: `body` is all there is
-    upstream: UpstreamReply | None = None
-    chunks: AsyncIterator[bytes] | None = None
-    headers: tuple[tuple[str, str], ...] = ()  # the provider's own that go on to the client
 
 
 async def read(grant: Grant, target: Target, upstream: UpstreamReply) -> Reply:
@@ -62,7 +49,7 @@ async def _completion(grant: Grant, target: Target, upstream: UpstreamReply) -> 
         first = await anext(chunks, b"")
         _first_byte(receipt)
         if "event-stream" in content_type or first.startswith(EVENT_STARTS):
-            return _stream(ask, target, first, upstream, chunks)
+            return _stream(grant, target, first, upstream, chunks)
         body = await _whole(receipt, target, chunks, first)
     else:
         _first_byte(receipt)
@@ -84,10 +71,10 @@ async def _completion(grant: Grant, target: Target, upstream: UpstreamReply) -> 
     else:
         tokens_in = counting.prompt_tokens(ask.fields)
         receipt.usage, receipt.usage_source = Usage(tokens_in, counting.answer_tokens(answer.body)), "estimated"
+    whole = answer.body if grant.share is None else grant.share.whole(target, answer.body)
     if ask.stream:
-        stream = as_stream(answer.body, chat=ask.endpoint == "chat.completions", wants_usage=ask.wants_usage)
+        stream = as_stream(whole, chat=ask.endpoint == "chat.completions", wants_usage=ask.wants_usage)
         return Reply(target, 200, EVENT_STREAM, stream)
-    whole = answer.body
     if ask.endpoint == "embeddings":
         whole = with_base64(whole) if ask.wants_base64 else with_floats(whole)
     return Reply(target, upstream.status, "application/json", whole)
@@ -102,7 +89,7 @@ async def _as_it_is(grant: Grant, target: Target, upstream: UpstreamReply) -> Re
     if "event-stream" in content_type:
         first = await anext(chunks, b"")
         _first_byte(receipt)
-        return replace(_stream(ask, target, first, upstream, chunks), headers=headers)
+        return replace(_stream(grant, target, first, upstream, chunks), headers=headers)
     _first_byte(receipt)
     body = await _whole(receipt, target, chunks)
     await upstream.aclose()
@@ -157,13 +144,16 @@ async def _whole(receipt: Receipt, target: Target, chunks: AsyncIterator[bytes],
     return b"".join(parts)
 
 
-def _stream(ask: Ask, target: Target, first: bytes, upstream: UpstreamReply, chunks: AsyncIterator[bytes]) -> Reply:
+def _stream(grant: Grant, target: Target, first: bytes, upstream: UpstreamReply, chunks: AsyncIterator[bytes]) -> Reply:
     """A stream whose head can still be a refusal: an error in its first event is the answer's status, and no event."""
-    relay = relay_for(ask, secrets=tuple(_secrets(target)), quirks=target.provider.quirks)
+    secrets, source = tuple(_secrets(target)), cast("Source", upstream)
+    relay = relay_for(grant.ask, secrets=secrets, quirks=target.provider.quirks)
+    if grant.share is not None:
+        first, source, chunks = grant.share.record(target, first, upstream, chunks, secrets)
     out = relay.feed(first)
     if relay.failed is not None and relay.events_relayed <= 1:
         raise relay.failed
-    return Reply(target, 200, EVENT_STREAM, out, relay, upstream, chunks)
+    return Reply(target, 200, EVENT_STREAM, out, relay, source, chunks)
 
 
 async def _beginning(upstream: UpstreamReply) -> bytes:

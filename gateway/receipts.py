@@ -7,6 +7,7 @@ the response. Settling is synchronous: a journal line and memory; nothing in it 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from decimal import Decimal
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -28,8 +29,13 @@ log = structlog.get_logger("gateway")
 R = TypeVar("R")
 
 STATUS_CLIENT_CLOSED = 499  # nginx's number for a client that left before its answer
+KEPT = frozenset({"hit", "stale"})  # the states of the cache in which it has the answer
 # How an attempt ends of which nobody knows whether the provider did the work.
 CUT_OFF = frozenset({"cancelled", "upstream_timeout", "upstream_broken", "stream_interrupted"})
+
+
+def _no_header(name: bytes) -> bytes:
+    return b""
 
 
 @dataclass(slots=True)
@@ -52,6 +58,7 @@ class Call:
     receipt: "Receipt | None" = None
     error: GatewayError | None = None
     held: int = 0  # bytes of the body, on the process's memory account
+    header: Callable[[bytes], bytes] = _no_header  # a field of the request's head, b"" where it is not there
     caller: Callable[[], str] = str  # the address that the call comes from, "" where it is not known
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)  # for the answer, whatever it will be
     place: Place = NOWHERE
@@ -126,6 +133,10 @@ class Receipt:
     settled: bool = False
     outcome: str = ""  # once settled
     line: Settled | None = None  # once settled, where it was admitted
+    error: GatewayError | None = None  # with which it was settled
+    cache: str = ""  # hit, miss, stale, bypass; "" where the alias keeps no answers
+    saved: Decimal | None = None  # US dollars that a kept answer did cost, or would have
+    left: bool = False  # the client has gone, and others wait for the same answer
     handed_over: bool = False
 
     @property
@@ -135,6 +146,11 @@ class Receipt:
     @property
     def key_id(self) -> str:
         return self.call.key.id if self.call.key else ""
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether its answer is another request's."""
+        return self.cache in KEPT
 
     async def __aenter__(self) -> Self:
         return self
@@ -244,7 +260,9 @@ class Receipt:
         """Write the row's line, once; give back what admission took, in reverse. Never raises."""
         if self.settled:
             return
-        self.settled, self.outcome = True, outcome
+        if self.left and outcome == "ok":
+            outcome = "client_cancelled"
+        self.settled, self.outcome, self.error = True, outcome, error
         self._estimate()
         self.disarm()
         self.on_tick = None
@@ -272,7 +290,7 @@ class Receipt:
         last = self.attempts[-1].target if self.attempts else None
         usage = self.usage or NO_USAGE
         sent = any(attempt.sent for attempt in self.attempts)
-        cost, source = self.bill.cost(last, self.usage, sent=sent)
+        cost, source = self.bill.cost(last, self.usage, sent=sent and not self.is_kept)
         without_head = error.status if error else STATUS_CLIENT_CLOSED if outcome == "client_cancelled" else 200
         return Settled(
             id=call.id,
@@ -294,7 +312,7 @@ class Receipt:
             tokens_out=usage.tokens_out,
             tokens_cached=usage.tokens_cached,
             tokens_reasoning=usage.tokens_reasoning,
-            usage_source=self.usage_source,
+            usage_source="cache" if self.is_kept else self.usage_source,
             bytes_out=call.bytes_out,
             ttft_ms=None if self.ttft is None else round(self.ttft * 1000),
             duration_ms=round((self.process.clock() - call.started) * 1000),
@@ -311,6 +329,8 @@ class Receipt:
             tokens_audio_out=usage.tokens_audio_out,
             images=usage.images,
             media_ms=usage.media_ms,
+            cache=self.cache,
+            saved=self.saved,
         )
 
     def upstream_seconds(self, now: float) -> float:

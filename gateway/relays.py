@@ -1,7 +1,9 @@
 """Streams that are passed on as they are, and what every relay of a stream has for those who drive it."""
 
 import re
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import msgspec
 
@@ -11,7 +13,7 @@ from gateway.replies import ChatRelay
 from gateway.sse import DONE, EventSplitter, events, payload
 from ledger.counting import tokens_of_bytes
 from ledger.usage import Usage, read_usage
-from providers.targets import Quirks
+from providers.targets import Quirks, Target
 
 LONG_TOKEN = 8  # bytes; where the mean of a stream's deltas has more, each holds several tokens
 # In a JSON string the quotes would be escaped: these bytes are always structure.
@@ -37,6 +39,30 @@ class Relay(Protocol):
     def estimate(self, tokens_in: int = 0) -> Usage:
         """What has been relayed, where the upstream has not said how much that was."""
         ...
+
+
+class Source(Protocol):
+    """What a stream comes from: a provider's connection, or another request's stream."""
+
+    def pipe(self, sink: Callable[[bytes], bool]) -> None:
+        """Offer what comes to `sink` first, where there is a short way."""
+        ...
+
+    def aclose(self) -> Coroutine[Any, Any, None]: ...
+
+
+@dataclass(slots=True)
+class Reply:
+    """The first upstream that answered: a whole body, or a stream whose first bytes have come."""
+
+    target: Target
+    status: int
+    content_type: str
+    body: bytes = b""  # ready for the client: the whole answer, or what the stream's first bytes gave
+    relay: Relay | None = None  # None: `body` is all there is
+    upstream: Source | None = None
+    chunks: AsyncIterator[bytes] | None = None
+    headers: tuple[tuple[str, str], ...] = ()  # the provider's own that go on to the client
 
 
 def relay_for(ask: Ask, *, secrets: tuple[str, ...], quirks: Quirks) -> Relay:

@@ -133,7 +133,7 @@ class UsageRecordAdmin(_ModelAdmin):
             {
                 "fields": (
                     *("key_name", "key_id", "team_name", "team_id", "end_user"),
-                    *("endpoint", "alias", "model", "stream"),
+                    *("endpoint", "alias", "model", "stream", "cache"),
                 )
             },
         ),
@@ -142,7 +142,7 @@ class UsageRecordAdmin(_ModelAdmin):
             "Tokens",
             {"fields": ("tokens_in", "tokens_cached", "tokens_out", "tokens_reasoning", "usage_source")},
         ),
-        ("Money", {"fields": ("cost", "price_source", "reserved", "credits", "accounts")}),
+        ("Money", {"fields": ("cost", "price_source", "saved", "reserved", "credits", "accounts")}),
         ("Time and size", {"fields": ("ttft_ms", "duration_ms", "bytes_out")}),
     )
 

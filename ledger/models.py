@@ -53,6 +53,8 @@ class UsageRecord(models.Model):
     price_source = models.CharField(max_length=LENGTHS["price_source"], blank=True, default="", db_default="")
     reserved = MoneyField("reserved (USD)", null=True, blank=True)
     credits = MoneyField("the provider's credits", null=True, blank=True)
+    cache = models.CharField(max_length=LENGTHS["cache"], blank=True, default="", db_default="")
+    saved = MoneyField("saved by the cache (USD)", null=True, blank=True)
     accounts = models.JSONField("budget accounts", default=list, blank=True, db_default=NOTHING)
     flagged = models.BooleanField("needs a look", default=False)  # lost, or timed out after it was sent
 
@@ -184,6 +186,7 @@ class DailyRollup(models.Model):
     tokens_cached = models.BigIntegerField("cached input tokens", default=0)
     tokens_reasoning = models.BigIntegerField("reasoning tokens", default=0)
     cost = MoneyField("cost (USD)", default=0)
+    saved = MoneyField("saved by the cache (USD)", default=0, db_default=0)
 
     class Meta:
         ordering = ["-day", "-cost"]

@@ -13,7 +13,7 @@ from ledger.models import DailyRollup
 from ledger.money import ZERO, units
 
 NAMES = ("key_id", "key_name", "team_id", "team_name", "end_user", "alias", "provider", "model")
-SUMS = ("requests", "unpriced", "tokens_in", "tokens_out", "tokens_cached", "tokens_reasoning", "cost")
+SUMS = ("requests", "unpriced", "tokens_in", "tokens_out", "tokens_cached", "tokens_reasoning", "cost", "saved")
 # A name that changes in the middle of a day makes no second row of it.
 UNNAMED = tuple(name for name in NAMES if name not in ("key_name", "team_name"))
 
@@ -43,7 +43,12 @@ def total_of(row: Mapping[str, Any]) -> Total:
     total = place_of(row)
     for name in ("tokens_in", "tokens_out", "tokens_cached", "tokens_reasoning"):
         total.sums[name] = row[name]
-    total.sums |= {"requests": 1, "unpriced": int(cost is None), "cost": units(cost or ZERO)}
+    total.sums |= {
+        "requests": 1,
+        "unpriced": int(cost is None),
+        "cost": units(cost or ZERO),
+        "saved": units(row["saved"] or ZERO),
+    }
     return total
 
 

@@ -30,6 +30,7 @@ LENGTHS: Mapping[str, int] = {
     "team_name": 100,
     "end_user": 200,
     "price_source": 20,
+    "cache": 10,
 }
 # The largest value of each numeric column: 16, 32 and 64 bits with sign.
 LARGEST: Mapping[str, int] = {

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from providers.targets import BudgetCard, KeyCard, Limits, TeamCard
+from providers.targets import BudgetCard, CacheCard, KeyCard, Limits, TeamCard
 
 OTHER = "other"  # every operation that belongs to no family
 # What only a key that names it may use: whoever may, can do whatever the provider's own credential can.
@@ -24,6 +24,11 @@ ENDPOINTS = (
 )
 PERIODS = ("day", "month", "total")
 UNKNOWN_PRICE = ("allow", "block")
+CACHE_MODES = ("off", "on", "opt_in")
+CACHE_SCOPES = ("key", "team", "shared")
+CACHE_STORES = ("memory", "shared")
+KEY_CACHE = ("alias", "on", "off")
+MAX_TTL = 30 * 86_400  # seconds
 MAX_WHOLE = 2_000_000_000
 MAX_ITEMS = 100
 MAX_TAGS = 20
@@ -138,6 +143,44 @@ def unknown_price(value: Any) -> str:
     return str(value)
 
 
+def one_of(*words: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        # YAML reads a bare `on` as true.
+        word = {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+        if word not in words:
+            raise ValueError(f"must be one of {', '.join(words)}")
+        return str(word)
+
+    return check
+
+
+def seconds(value: Any) -> int:
+    if whole(value) > MAX_TTL:
+        raise ValueError(f"must be at most {MAX_TTL} seconds, which is 30 days")
+    return int(value)
+
+
+def ttl(value: Any) -> int:
+    if not seconds(value):
+        raise ValueError("must be at least 1 second")
+    return int(value)
+
+
+def number(least: float, most: float) -> Callable[[Any], float]:
+    def check(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not least <= value <= most:
+            raise ValueError(f"must be a number from {least:g} to {most:g}")
+        return float(value)
+
+    return check
+
+
+def alias_name(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > 200 or "*" in value or value != value.strip():
+        raise ValueError("must be the name of an alias that makes embeddings, such as embed")
+    return value
+
+
 def _texts(value: Any, example: str) -> list[str]:
     if not isinstance(value, list) or len(value) > MAX_ITEMS or not all(isinstance(item, str) for item in value):
         raise ValueError(f"must be a list of at most {MAX_ITEMS} texts such as {example}")
@@ -146,7 +189,17 @@ def _texts(value: Any, example: str) -> list[str]:
 
 LIMITS: Mapping[str, Setting] = {name: Setting(0, whole) for name in ("rpm", "burst", "tpm", "concurrency")}
 BUDGET: Mapping[str, Setting] = {"budget": Setting("", budget), "budget_alerts": Setting([80, 100], percentages)}
-ALIAS = LIMITS
+CACHE: Mapping[str, Setting] = {
+    "cache": Setting("off", one_of(*CACHE_MODES)),
+    "cache_ttl": Setting(3600, ttl),
+    "cache_stale": Setting(0, seconds),
+    "cache_scope": Setting("key", one_of(*CACHE_SCOPES)),
+    "cache_store": Setting("memory", one_of(*CACHE_STORES)),
+    "cache_temperature": Setting(1.0, number(0, 2)),
+    "cache_semantic": Setting("", alias_name),
+    "cache_similarity": Setting(0.95, number(0.5, 1)),
+}
+ALIAS: Mapping[str, Setting] = {**LIMITS, **CACHE}
 TEAM: Mapping[str, Setting] = {**LIMITS, **BUDGET}
 KEY: Mapping[str, Setting] = {
     **TEAM,
@@ -160,6 +213,8 @@ KEY: Mapping[str, Setting] = {
     "cidrs": Setting([], networks),
     "tags": Setting({}, tags),
     "unknown_price": Setting("allow", unknown_price),
+    "cache": Setting("alias", one_of(*KEY_CACHE)),
+    "cache_ttl": Setting(0, seconds),
 }
 
 
@@ -188,6 +243,22 @@ def checked(known: Mapping[str, Setting], given: Mapping[str, Any]) -> dict[str,
 
 def limits_of(values: Mapping[str, Any]) -> Limits:
     return Limits(values["rpm"], values["burst"], values["tpm"], values["concurrency"])
+
+
+def cache_of(values: Mapping[str, Any]) -> CacheCard | None:
+    """The card of an alias that keeps answers; None for one that does not."""
+    if values["cache"] == "off":
+        return None
+    return CacheCard(
+        opt_in=values["cache"] == "opt_in",
+        ttl=values["cache_ttl"],
+        stale=values["cache_stale"],
+        scope=values["cache_scope"],
+        shared=values["cache_store"] == "shared",
+        temperature=values["cache_temperature"],
+        semantic=values["cache_semantic"],
+        similarity=values["cache_similarity"],
+    )
 
 
 def budgets_of(text: str, alerts: list[int], scope: str, owner: str = "") -> tuple[BudgetCard, ...]:
@@ -226,4 +297,6 @@ def allow(card: KeyCard, values: Mapping[str, Any], team: TeamCard | None) -> Ke
         end_user_budget=end_user[0] if end_user else None,
         unknown_price="charge" if charged else price,
         unknown_price_charge=Decimal(price) if charged else None,
+        cache=values["cache"],
+        cache_ttl=values["cache_ttl"],
     )

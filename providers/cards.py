@@ -50,6 +50,7 @@ def alias_card(row: ModelAlias, routes: Iterable[Route]) -> AliasCard:
     try:
         if row.strategy not in (ModelAlias.ORDERED, ModelAlias.WEIGHTED):
             raise ValueError(f"there is no strategy {row.strategy!r}")
+        values = allowances.checked(allowances.ALIAS, settings_of(row, allowances.ALIAS))
         return AliasCard(
             id=row.id,
             name=row.name,
@@ -58,7 +59,8 @@ def alias_card(row: ModelAlias, routes: Iterable[Route]) -> AliasCard:
             retry_after_timeout=row.retry_after_timeout,
             early_200=row.early_200,
             created=int(row.created_at.timestamp()),
-            limits=allowances.limits_of(allowances.checked(allowances.ALIAS, settings_of(row, allowances.ALIAS))),
+            limits=allowances.limits_of(values),
+            cache=allowances.cache_of(values),
         )
     except FAULTS as error:
         raise BadRow(f"alias {row.name}: {error}") from None

@@ -17,6 +17,7 @@ from providers.changelog import ChangeLog
 from providers.changes import EVERY, ChangeTarget
 from providers.managers import MAX_FOREIGN
 from providers.models import ClientKey, Credential, ModelAlias, Provider, Route
+from providers.purging import read_marks
 from providers.snapshot import Catalog, build, current, install
 from providers.targets import AliasCard, CredentialCard, KeyCard, ProviderCard
 
@@ -55,6 +56,7 @@ class Reader:
         self._aliases: Mapping[str, AliasCard] = {}
         self._keys: Mapping[str, KeyCard] = {}
         self._compromised: frozenset[str] = frozenset()
+        self._purges: Mapping[str, str] = {}
         self._loaded: tuple[float, float] | None = None  # wall and monotonic time of the last full load
         self._failing = False
 
@@ -65,7 +67,7 @@ class Reader:
             if self._database:
                 self._forget(self._log.restart())
                 self._providers, self._aliases, self._keys = read_providers(), read_aliases(), read_keys()
-                self._compromised = read_compromised()
+                self._compromised, self._purges = read_compromised(), read_marks()
         except Exception as error:  # whatever it is, requests go on with what there is
             self._failed(error)
             if not current().loaded_at:
@@ -117,6 +119,8 @@ class Reader:
         if "clientkey" in changed:
             self._keys = merged(self._keys, changed["clientkey"], read_keys)
             self._compromised = read_compromised()
+        if "cachepurge" in changed:
+            self._purges = read_marks()
 
     def _forget(self, news: Iterable[ChangeTarget]) -> None:
         for kind, object_id in news:
@@ -144,6 +148,7 @@ class Reader:
                 loaded_at,
                 gateway_budgets=self._overlay.gateway_budgets,
                 compromised=self._compromised,
+                purges=self._purges,
             )
         )
 

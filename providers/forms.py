@@ -154,22 +154,36 @@ LIMIT_HELP = {
 }
 
 
+CACHE_HELP = {
+    "cache": "Whether an answer is kept and given again to an equal request, for nothing.",
+    "cache_ttl": "At most 30 days.",
+    "cache_stale": "How long after that an answer is given where the provider fails. 0: never.",
+    "cache_scope": "Whoever shares them can be given what another one's question was answered with.",
+    "cache_store": "Redis where REDIS_URL is set, else the database.",
+    "cache_temperature": "Requests with a higher one are not kept; 1 is what providers take where none is given.",
+    "cache_semantic": "Also give the answer to a question that means the same: the alias that makes embeddings, each "
+    "one billed and limited as a call of the key. Empty: equal requests only.",
+    "cache_similarity": "The least cosine similarity of two such questions, from 0.5 to 1.",
+}
+
+
 class OptionalNumbers(forms.ModelForm):  # type: ignore[type-arg]
-    """An empty number is no limit."""
+    """An empty number is no limit, and what is not said about the cache stays as it is at first."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        for field in self.fields.values():
-            if isinstance(field, forms.IntegerField):
+        for name, field in self.fields.items():
+            if isinstance(field, forms.IntegerField) or name in CACHE_HELP:
                 field.required = False
 
 
 class AliasForm(OptionalNumbers):
     class Meta:
         model = ModelAlias
-        fields = ("name", "strategy", "enabled", "retry_after_timeout", "early_200", *LIMIT_HELP)
+        fields = ("name", "strategy", "enabled", "retry_after_timeout", "early_200", *LIMIT_HELP, *CACHE_HELP)
         help_texts = {
             **LIMIT_HELP,
+            **CACHE_HELP,
             "name": "What clients send as model: fast for one name, "
             "mistral/* for all that begin so, * for every other.",
             "strategy": "In order: the first route, the next one when it fails. "

@@ -114,6 +114,8 @@ class ClientKeyForm(BudgetForm):
             "enabled": "Switched off, it is refused within two seconds, everywhere.",
             "team": "Its limits and budget hold beside the key's own.",
             "max_tokens": "The most that a request may ask for, and what holds where it asks for nothing.",
+            "cache": "On and off count where the alias keeps answers: an alias that is off keeps none.",
+            "cache_ttl": "0: as long as the alias says.",
             "max_n": "The most choices that a request may ask for.",
             "end_user_rpm": "Of each end user that the application names. 0: no limit.",
             "end_user_budget": "Of each end user: 1.00/day. Empty: no budget.",

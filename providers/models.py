@@ -15,9 +15,10 @@ from providers.changes import Change, Tracked
 from providers.fields import SealedField
 from providers.ids import uuid7
 from providers.managers import ClientKeyManager
+from providers.purging import CachePurge
 from providers.secret import Secret
 
-__all__ = ["Change", "ClientKey", "Credential", "ModelAlias", "Provider", "Route", "Row", "Team"]
+__all__ = ["CachePurge", "Change", "ClientKey", "Credential", "ModelAlias", "Provider", "Route", "Row", "Team"]
 
 FROM_FILE = "file"
 FROM_ADMIN = "admin"
@@ -170,7 +171,40 @@ class Budgeted(models.Model):
         abstract = True
 
 
-class ModelAlias(Limited, Row):
+class Cached(models.Model):
+    """How an alias keeps answers; docs/caching.md says what each setting does."""
+
+    cache = models.CharField(
+        max_length=10,
+        choices=[("off", "off"), ("on", "on"), ("opt_in", "for keys that say on")],
+        default="off",
+        db_default="off",
+    )
+    cache_ttl = models.PositiveIntegerField("answers are good for (s)", default=3600, db_default=3600)
+    cache_stale = models.PositiveIntegerField("and stand in for a failure for (s)", default=0, db_default=0)
+    cache_scope = models.CharField(
+        "who shares them",
+        max_length=10,
+        choices=[("key", "nobody: each key has its own"), ("team", "the keys of a team"), ("shared", "all keys")],
+        default="key",
+        db_default="key",
+    )
+    cache_store = models.CharField(
+        "kept in",
+        max_length=10,
+        choices=[("memory", "each process's memory"), ("shared", "Redis or the database too")],
+        default="memory",
+        db_default="memory",
+    )
+    cache_temperature = models.FloatField("highest temperature", default=1.0, db_default=1.0)
+    cache_semantic = models.CharField("alias for embeddings", max_length=200, blank=True, default="", db_default="")
+    cache_similarity = models.FloatField("least similarity", default=0.95, db_default=0.95)
+
+    class Meta:
+        abstract = True
+
+
+class ModelAlias(Limited, Cached, Row):
     """A name that clients ask for: exact, `prefix/*`, or `*`."""
 
     ORDERED, WEIGHTED = "ordered", "weighted"
@@ -274,6 +308,14 @@ class ClientKey(Limited, Budgeted, Row):
     cidrs = models.JSONField("source networks", default=list, db_default=[], blank=True)
     tags = models.JSONField(default=dict, db_default={}, blank=True)
     unknown_price = models.CharField("where no price is known", max_length=20, default="allow", db_default="allow")
+    cache = models.CharField(
+        "cached answers",
+        max_length=10,
+        choices=[("alias", "as the alias says"), ("on", "on"), ("off", "off")],
+        default="alias",
+        db_default="alias",
+    )
+    cache_ttl = models.PositiveIntegerField("cached answers are good for (s)", default=0, db_default=0)
     # Limits and budgets are counted under this id: its own where empty, else the key's that it took the place of.
     principal = models.CharField(max_length=40, blank=True, default="", db_default="", editable=False, db_index=True)
     # The key that took this one's place.

@@ -216,6 +216,7 @@ def _alias_card(entry: AliasEntry) -> AliasCard:
         entry.retry_after_timeout,
         entry.early_200,
         limits=allowances.limits_of(entry.settings),
+        cache=allowances.cache_of(entry.settings),
     )
 
 

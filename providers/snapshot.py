@@ -19,6 +19,7 @@ class Catalog:
     keys: Mapping[bytes, KeyCard] = field(default_factory=dict)  # keys from elsewhere, by digest
     gateway_budgets: tuple[BudgetCard, ...] = ()  # of all requests together
     compromised: frozenset[str] = frozenset()  # ids of client keys whose running requests are to be ended
+    purges: Mapping[str, str] = field(default_factory=dict)  # marks of what was thrown out of the cache, by name
     loaded_at: float = 0.0  # unix seconds, wall time, of the last look at the database; 0: never
 
     def match(self, model: str) -> tuple[AliasCard, str] | None:
@@ -64,6 +65,7 @@ def build(
     *,
     gateway_budgets: Iterable[BudgetCard] = (),
     compromised: Iterable[str] = (),
+    purges: Mapping[str, str] | None = None,
 ) -> Catalog:
     """A catalog of those cards; where two have the same id, name or digest, the later one stays."""
     exact: dict[str, AliasCard] = {}
@@ -82,6 +84,7 @@ def build(
         loaded_at=loaded_at,
         gateway_budgets=tuple(gateway_budgets),
         compromised=frozenset(compromised),
+        purges=purges or {},
     )
 
 

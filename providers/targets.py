@@ -128,6 +128,20 @@ class TeamCard:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheCard:
+    """How an alias keeps its answers; times are in seconds. An alias that keeps none has no card."""
+
+    opt_in: bool = False  # only for keys that say `on`
+    ttl: int = 3600
+    stale: int = 0  # how long after that it may still stand in for a provider that fails
+    scope: str = "key"  # who is served what one key was answered: the key alone, its team, or everyone ("shared")
+    shared: bool = False  # in the store of all processes too, and not in this one's memory alone
+    temperature: float = 1.0  # requests with a higher one are left out
+    semantic: str = ""  # the alias that makes embeddings; "": only equal requests are hits
+    similarity: float = 0.95  # the least cosine at which two questions count as the same
+
+
+@dataclass(frozen=True, slots=True)
 class AliasCard:
     """A name that clients may ask for: exact, or a pattern with one `*` at its end."""
 
@@ -139,6 +153,7 @@ class AliasCard:
     early_200: bool = False
     created: int = 0  # unix seconds, for GET /v1/models
     limits: Limits = field(default_factory=Limits)
+    cache: CacheCard | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +186,8 @@ class KeyCard:
     end_user_budget: BudgetCard | None = None
     unknown_price: str = "allow"  # or "block", or "charge"
     unknown_price_charge: Decimal | None = None  # US dollars a request, where unknown_price is "charge"
+    cache: str = "alias"  # as the alias says; or "on", or "off"
+    cache_ttl: int = 0  # seconds; 0: as the alias says
 
     def __post_init__(self) -> None:
         if not self.principal:

@@ -31,7 +31,8 @@ class ModelAliasAdmin(OwnedAdmin):
     search_fields = ("name",)
     fieldsets = (
         (None, {"fields": ("name", "strategy", "enabled")}),
-        ("Limits of all its callers together", {"fields": tuple(allowances.ALIAS)}),
+        ("Limits of all its callers together", {"fields": tuple(allowances.LIMITS)}),
+        ("Cached answers", {"fields": tuple(allowances.CACHE)}),
         ("When things take long", {"fields": ("retry_after_timeout", "early_200")}),
     )
 

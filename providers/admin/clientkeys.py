@@ -22,6 +22,7 @@ FACTS = ("id", "ends_with", "foreign", "principal", "successor", "pepper_deadlin
 ALLOWANCES = [
     ("What it may ask for", {"fields": ("aliases", "endpoints", "max_tokens", "max_n", "cidrs")}),
     ("Limits", {"fields": tuple(allowances.LIMITS)}),
+    ("Cached answers", {"fields": ("cache", "cache_ttl")}),
     ("Money", {"fields": (*allowances.BUDGET, "unknown_price", "tags")}),
     (
         "Each end user",

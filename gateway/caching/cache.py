@@ -1,0 +1,157 @@
+"""The step of admission that may answer a request without a provider: a kept answer, or one that is under way."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+
+from gateway.asks import Ask, Form
+from gateway.caching import identity, serving, wishes
+from gateway.caching.flights import Flight, Reader
+from gateway.caching.identity import NotComparable
+from gateway.caching.kept import Kept
+from gateway.caching.memory import MemoryStore
+from gateway.caching.shares import Share
+from gateway.caching.shelves import SharedStore, Shelf
+from gateway.errors import UpstreamError
+from gateway.process import Memory
+from gateway.receipts import Receipt
+from gateway.relays import Reply
+from gateway.replies import ChatRelay
+from gateway.spending import OUTPUT_CAP, budgets_of
+from providers.snapshot import Catalog
+from providers.targets import AliasCard, KeyCard, Target
+
+log = structlog.get_logger("gateway")
+
+FOLLOWED = 2  # requests under way that one waits for in vain before it goes its own way
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """`reply` is the answer; without one `ask` is what is still to be asked, and `share` takes what comes of it."""
+
+    ask: Ask
+    reply: Reply | None = None
+    share: Share | None = None
+
+
+class Cache:
+    """The cache of one process."""
+
+    def __init__(
+        self,
+        account: Memory,
+        capacity: int,
+        shared: SharedStore | None = None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.memory = MemoryStore(account, capacity)
+        self.shared = shared
+        self.wall = wall
+        self.flights: dict[bytes, Flight] = {}
+
+    async def look(
+        self, ask: Ask, alias: AliasCard, key: KeyCard, targets: tuple[Target, ...], receipt: Receipt, config: Catalog
+    ) -> Found:
+        """Called for aliases that keep answers, after the request itself was let pass and before it costs anything."""
+        if ask.form is not Form.COMPLETION:
+            return Found(ask)
+        wish = wishes.wish(ask, alias, key, receipt.call.header(b"cache-control"))
+        target = targets[0]
+        # What a budget will bound the answer to is a part of what is sent.
+        sent = ask.bounded(OUTPUT_CAP) if budgets_of(key, config) else ask
+        try:
+            values = identity.request_of(sent, target) if wish is not None else {}
+        except NotComparable:
+            wish = None
+        if wish is None:
+            serving.mark(receipt, serving.BYPASS)
+            return Found(ask)
+        shelf = Shelf(self.memory, self.shared, self.wall, alias, key, config, wish, receipt.call.forwarded)
+        name = shelf.namer(sent, target)("answer", values)
+        stale = None
+        if wish.read:
+            kept = await shelf.find(name)
+            if kept is not None and shelf.is_fresh(kept):
+                if (reply := self._serve(name, kept, ask, receipt, target)) is not None:
+                    return Found(ask, reply)
+            elif wish.stale:
+                stale = kept
+            if (reply := await self._follow(name, ask, receipt, target)) is not None:
+                return Found(ask, reply)
+        serving.mark(receipt, serving.MISS)
+        return Found(ask, share=Share(shelf, self._lead(name, receipt), receipt, sent, target, name, stale))
+
+    def _serve(
+        self, name: bytes, kept: Kept, ask: Ask, receipt: Receipt, target: Target, state: str = serving.HIT
+    ) -> Reply | None:
+        try:
+            reply = serving.reply(kept, ask, receipt, target)
+        except Exception as error:  # whatever is wrong with what is kept, the provider has the answer
+            log.warning("kept_answer_unusable", error=type(error).__name__)
+            self.memory.drop(name)
+            return None
+        serving.mark(receipt, state, age=kept.age(self.wall()))
+        return reply
+
+    # --- equal requests under way ------------------------------------------------------------------------------------
+
+    def _lead(self, name: bytes, receipt: Receipt) -> Flight:
+        def forget(flight: Flight) -> None:
+            if self.flights.get(name) is flight:
+                del self.flights[name]
+
+        flight = Flight(receipt, forget)
+        self.flights[name] = flight
+        return flight
+
+    async def _follow(self, name: bytes, ask: Ask, receipt: Receipt, target: Target) -> Reply | None:
+        """What an equal request brings; None where there is none, or where it fails: then the first who notices leads.
+
+        Raises the provider's error where two have failed of it.
+        """
+        error = None
+        for _ in range(FOLLOWED):
+            flight = self.flights.get(name)
+            if flight is None:
+                return None
+            flight.join()
+            reading = False
+            try:
+                await flight.head.wait()
+                if ask.stream and flight.stream is not None and flight.stream.keepable:
+                    reading = True
+                    return self._read_along(flight, ask, receipt, target)
+                await flight.end.wait()
+                if flight.kept is not None:
+                    reply = self._serve(name, flight.kept, ask, receipt, target, flight.state)
+                    if reply is not None:
+                        return reply
+            finally:
+                if not reading:
+                    flight.leave()
+            error = flight.error
+        if isinstance(error, UpstreamError):
+            raise error
+        return None
+
+    def _read_along(self, flight: Flight, ask: Ask, receipt: Receipt, target: Target) -> Reply:
+        assert flight.stream is not None
+        reader = Reader(flight.stream, flight.leave)
+        receipt.total_deadline = flight.leader.total_deadline
+        receipt.give_back += [partial(_note_saving, receipt, flight), reader.close]
+        serving.mark(receipt, serving.HIT, age=0)
+        relay = ChatRelay(chat=ask.endpoint == "chat.completions", wants_usage=ask.wants_usage, model=ask.model)
+        led = flight.leader.attempts[-1].target if flight.leader.attempts else target
+        place = serving.stand_in(receipt, led.model, led)
+        return Reply(place, 200, serving.EVENT_STREAM, b"", relay, reader, reader.chunks())
+
+
+def _note_saving(receipt: Receipt, flight: Flight) -> None:
+    """What the request would have cost: by the prices that its leader was admitted with."""
+    leader = flight.leader
+    if receipt.usage is not None and leader.attempts:
+        receipt.saved, _ = leader.bill.cost(leader.attempts[-1].target, receipt.usage, sent=True)
