@@ -4,17 +4,15 @@ All SQL of the gateway's process runs on one thread, one job at a time; the even
 """
 
 import asyncio
-import gc
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
 from django.conf import settings
-from django.db import close_old_connections, connection, connections
 
 from gateway.alerts import Channels, Herald, velocity
 from gateway.caching.cache import Cache
@@ -22,6 +20,7 @@ from gateway.errors import LedgerUnavailable, Overloaded, StreamInterrupted, Una
 from gateway.limits.limiter import BEAT, Limiter
 from gateway.pauses import Pauses
 from gateway.process import Process
+from gateway.sqlthread import SqlThread, close_connections, paced
 from gateway.upstream import Upstream
 from gateway.wrongkeys import WrongKeys
 from ledger import openrows
@@ -46,11 +45,8 @@ DRAIN = 0.25
 DRAIN_LINES = 500
 ADOPT = 5.0
 ALERT = 2.0
-BETWEEN_COMMITS = 0.005  # four SQLite writers: p99 of a commit 11 ms with this pause, 107 ms without
 IDLE = 15.0  # seconds of a pause after which connections to providers are not trusted; the wire's own idle time
 SQL_IDLE = 240.0  # the same for the database's, below the 350 s of the usual address translation
-# Seconds for which a request may wait for a lease. SQLite's lock is another process's commit, and soon over.
-BUDGET_WAIT = {"sqlite": 5.5}
 MAX_COUNTING = 100  # wrong keys that wait for being counted; beyond it they are refused uncounted
 WRONG_KEY = "Incorrect API key provided: {}. Ask whoever runs this gateway for a key."
 
@@ -72,7 +68,7 @@ class Engine:
         self.process: Process | None = None
         self.journal: Journal | LogLines | None = None
         self.pauses = Pauses()
-        self._sql: ThreadPoolExecutor | None = None
+        self._sql: SqlThread | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._starting: asyncio.Lock | None = None
         self._drained_at = float("-inf")  # all that was settled before has its row
@@ -92,21 +88,21 @@ class Engine:
 
     async def start(self, upstream: Upstream | None = None) -> None:
         """Load the catalog, open the journal, adopt what dead processes left, begin to tick."""
-        self._sql = ThreadPoolExecutor(1, thread_name_prefix="gateway-sql")
-        await self.sql(_keep_connection)
+        self._sql = SqlThread()
+        await self.sql(self._sql.keep_connection)
         await self.sql(self.reader.load)
         self.pauses.looked()
         self.journal = self._open_journal()
         policy = AddressPolicy(settings.GATEWAY_PRIVATE_UPSTREAMS, development=settings.DEVELOPMENT)
         clock = asyncio.get_running_loop().time
-        self.limiter = Limiter(clock, partial(self.sql, _paced), settings.REDIS_URL)
+        self.limiter = Limiter(clock, partial(self.sql, paced), settings.REDIS_URL)
         prices, budgets = PriceBook(), None  # without a database: only the built-in prices, and no budgets
         if not self.stateless:
             await self._join()
             prices = PriceBook(OwnPrices())
-            budgets = Budgets(self.sql, clock, wait=BUDGET_WAIT.get(connection.vendor, 1.9))
+            budgets = Budgets(self.sql, clock, wait=self._sql.patience)
         self.process = Process(
-            upstream or Upstream(policy), self.journal, clock, self.limiter, prices, budgets, self.sql
+            upstream or Upstream(policy), self.journal, clock, self.limiter, prices, budgets, self._sql.run_soon
         )
         self.process.disk.directory = self.data_dir or Path(settings.DATA_DIR)
         self.process.cache = Cache(self.process.memory, settings.GATEWAY_CACHE_MEMORY * MIB)
@@ -157,7 +153,7 @@ class Engine:
             except Exception:
                 log.exception("last_drain_failed")
             self.journal.close()
-            await self.sql(_close_connections)
+            await self.sql(close_connections)
             self._sql.shutdown()
         self.process, self.journal, self._sql, self._tasks, self._starting = None, None, None, [], None
 
@@ -177,11 +173,8 @@ class Engine:
         if found is keyring.MISSING and not self.stateless:
             address = callers.network(caller())
             self.wrong_keys.check(address)
-            try:
-                found = await self.sql(self._look_up, token, address)
-            except Exception:
-                log.exception("key_lookup_failed")
-                raise Overloaded("Keys cannot be looked up now.", code="database_unavailable", retry_after=5) from None
+            assert self._sql is not None
+            found = await self._sql.run_soon(self._look_up, token, address)
         elif found is keyring.UNKNOWN and keys.is_foreign(token) and not self.stateless:
             self._count_guess(callers.network(caller()))
         if not isinstance(found, KeyCard) or not found.is_live(time.time()):
@@ -207,16 +200,16 @@ class Engine:
     async def _renew(self, key_id: str, token: str) -> None:
         """Only here is the token there to be digested anew; the request does not wait for it."""
         try:
-            await self.sql(_paced, keyring.renew, token)
+            await self.sql(paced, keyring.renew, token)
         except Exception:
             log.exception("repepper_failed", key=key_id)
         finally:
             del self._renewing[key_id]
 
     async def sql(self, job: Callable[..., T], *args: object) -> T:
-        """Run one job on the process's SQL thread, its connection checked before and after."""
+        """Run one job on the process's SQL thread."""
         assert self._sql is not None
-        return await asyncio.get_running_loop().run_in_executor(self._sql, _with_connection, job, *args)
+        return await self._sql.run(job, *args)
 
     # --- draining for a stop -----------------------------------------------------------------------------------------
 
@@ -244,12 +237,12 @@ class Engine:
         if pause > IDLE:
             await process.upstream.aclose()
         if pause > SQL_IDLE:
-            await self.sql(_close_connections)
+            await self.sql(close_connections)
         if self.pauses.stale():
-            try:
-                await self._refresh()
-            except Exception:
-                log.exception("catalog_not_looked_at")
+            self.pauses.looked()
+            assert self._sql is not None
+            with suppress(Overloaded):  # which is logged: the last good catalog stays
+                await self._sql.run_soon(self.reader.refresh)
 
     async def flush(self) -> None:
         """After a response: its row. From here to the next `thaw` nothing is begun that a freeze could cut in two."""
@@ -265,10 +258,10 @@ class Engine:
                 receipt.interrupt(StreamInterrupted("The time that one request may take here is over.", sent=True))
 
     async def _commit_open(self, entry: Opened) -> None:
+        assert self._sql is not None
         try:
-            await self.sql(openrows.commit, entry)
-        except Exception as exc:
-            log.exception("open_row_failed", request_id=entry.id)
+            await self._sql.run_soon(openrows.commit, entry)
+        except Overloaded as exc:
             raise LedgerUnavailable("The request cannot be recorded now, so it is not sent.", retry_after=5) from exc
 
     # --- the background ----------------------------------------------------------------------------------------------
@@ -291,6 +284,8 @@ class Engine:
             if compromised and receipt.key_id in compromised:
                 receipt.revoke()
         self.limiter.tick()
+        if self._sql is not None:
+            self._sql.tick()
 
     async def _refresh(self) -> None:
         if not self.pauses.resting:
@@ -303,7 +298,7 @@ class Engine:
         assert self.process is not None
         began = self.process.clock()
         if journal.pending and not self.pauses.resting:
-            while await self.sql(_paced, journal.drain, DRAIN_LINES) >= DRAIN_LINES:
+            while await self.sql(paced, journal.drain, DRAIN_LINES) >= DRAIN_LINES:
                 pass
         if not journal.away:
             self._drained_at = began
@@ -340,7 +335,7 @@ class Engine:
     async def _adopt(self) -> None:
         assert self.journal is not None
         if not self.pauses.resting:
-            await self.sql(_paced, self.journal.adopt)
+            await self.sql(paced, self.journal.adopt)
 
 
 def _channels() -> Channels:
@@ -352,35 +347,6 @@ def _channels() -> Channels:
 def masked(token: str) -> str:
     """Enough of a key to recognise it by, and no more: `sk-gw-...1Xy9`."""
     return f"{token[:3]}***{token[-4:]}" if len(token) >= 20 else "***"
-
-
-def _with_connection(job: Callable[..., T], *args: object) -> T:
-    # Django does this at its request signals, which the gateway's handler skips; without it a dead connection stays.
-    close_old_connections()
-    try:
-        return job(*args)
-    finally:
-        if connection.errors_occurred and connection.vendor == "sqlite":
-            # The failed statement hangs on its error's traceback, which holds itself. Collected on the loop's thread,
-            # it would wait there for the connection's mutex, until this thread's next statement has its lock.
-            gc.collect()
-        close_old_connections()
-
-
-def _paced(job: Callable[..., T], *args: object) -> T:
-    try:
-        return job(*args)
-    finally:
-        time.sleep(BETWEEN_COMMITS)
-
-
-def _keep_connection() -> None:
-    """This thread's connection lasts; those of the pages do not, since a thread of theirs may never come again."""
-    connection.settings_dict = {**connection.settings_dict, "CONN_MAX_AGE": None}
-
-
-def _close_connections() -> None:
-    connections.close_all()
 
 
 engine = Engine(

@@ -59,6 +59,7 @@ GATEWAY_ORDER = (
     "alerts",
     "wrongkeys",
     "pauses",
+    "sqlthread",
     "engine",
     "asgi",
     "models",

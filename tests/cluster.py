@@ -73,6 +73,19 @@ class Cluster:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
+    def stop_connections(self) -> int:
+        """The open connections stand still between two statements, our own apart, and new ones are served; how many."""
+        stopped = 0
+        with psycopg.connect(self.url, autocommit=True) as server:
+            while not stopped:
+                idle = server.execute(
+                    "SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND state = 'idle'"
+                ).fetchall()
+                for (pid,) in idle:
+                    os.kill(pid, signal.SIGSTOP)
+                    stopped += 1
+        return stopped
+
     def terminate_backends(self) -> int:
         """End every connection but our own; how many."""
         with psycopg.connect(self.url, autocommit=True) as server:

@@ -32,12 +32,16 @@ def cluster() -> Iterator[Cluster]:
         yield running
 
 
+def bearer(token: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {token}"}
+
+
 class Callers:
     """Calls with the key that has no budget (`soft`) and with the one that has (`hard`)."""
 
     def __init__(self, gateway: Gateway, hard: str, http: httpx.AsyncClient) -> None:
         self.gateway, self.http = gateway, http
-        self.hard_key = {"authorization": f"Bearer {hard}"}
+        self.hard_key = bearer(hard)
         self.sent: list[tuple[int, float]] = []
 
     async def soft(self) -> tuple[int, float]:
@@ -50,6 +54,7 @@ class Callers:
         """The status, and how long it took (s)."""
         began = time.monotonic()
         answer = await self.http.post("/chat/completions", json=BODY, headers=headers)
+        self.last = answer
         found = answer.status_code, time.monotonic() - began
         self.sent.append(found)
         return found
@@ -110,6 +115,7 @@ async def test_r34_while_the_database_hangs_nobody_waits_for_it(
     tmp_path: Path, scripted: ScriptedUpstream, cluster: Cluster
 ) -> None:
     async with serving(tmp_path, scripted, cluster.url) as (site, callers):
+        new = bearer(await site.operate("result = house.client_key('new')[1]"))
         await asyncio.sleep(2)
         cluster.stop()
         try:
@@ -122,13 +128,37 @@ async def test_r34_while_the_database_hangs_nobody_waits_for_it(
             found = await asyncio.gather(*hard)
             assert {status for status, _ in found} == {503}
             assert max(seconds for _, seconds in found) < 2.2
-            unknown = await callers.call({"authorization": "Bearer sk-gw-nobody-knows-this-key"})
-            assert (unknown[0] in (401, 503), unknown[1] < 2.2) == (True, True)
             assert time.monotonic() - began < 8
+            status, waited = await callers.call(new)
+            assert (status, waited < 2.2) == (503, True)
+            assert callers.last.json()["error"]["code"] == "database_unavailable"
+            assert callers.last.headers["retry-after"] == "5"
         finally:
             cluster.go_on()
         await callers.until_served(callers.hard, within=5)
+        assert (await callers.call(new))[0] == 200
         await all_there(site, scripted)
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+async def test_r34_a_connection_that_hangs_for_ever_is_replaced(
+    tmp_path: Path, scripted: ScriptedUpstream, cluster: Cluster
+) -> None:
+    async with serving(tmp_path, scripted, cluster.url) as (site, callers):
+        new = bearer(await site.operate("result = house.client_key('new')[1]"))
+        site.process.kill()
+        await site.process.wait()
+        await asyncio.sleep(2)
+        assert await asyncio.to_thread(cluster.stop_connections) >= 1
+        status, waited = await callers.call(new)
+        assert (status, waited < 2.2) == (503, True)
+        assert (await callers.soft())[0] == 200
+        await callers.until_served(callers.hard, within=15)
+        assert (await callers.call(new))[0] == 200
+        assert b"database_connection_cut" in callers.gateway.output.read_bytes()
+        async with Site.again(site) as anew:
+            await all_there(anew, scripted)
 
 
 @pytest.mark.slow
