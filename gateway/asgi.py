@@ -68,6 +68,8 @@ class GatewayHandler(ASGIHandler):
             asyncio.current_task().uncancel()  # type: ignore[union-attr]
         finally:
             call.release()
+            if process.meters is not None:
+                process.meters.answered(call)
             if self.access_log:
                 access.write(call, scope["method"], path)
 

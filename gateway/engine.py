@@ -18,6 +18,7 @@ from gateway.alerts import Channels, Herald, velocity
 from gateway.caching.cache import Cache
 from gateway.errors import LedgerUnavailable, Overloaded, StreamInterrupted, Unauthorized
 from gateway.limits.limiter import BEAT, Limiter
+from gateway.observing import Observer
 from gateway.pauses import Pauses
 from gateway.process import Process
 from gateway.sqlthread import SqlThread, close_connections, paced
@@ -68,6 +69,7 @@ class Engine:
         self.process: Process | None = None
         self.journal: Journal | LogLines | None = None
         self.pauses = Pauses()
+        self.observer = Observer()
         self._sql: SqlThread | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._starting: asyncio.Lock | None = None
@@ -108,6 +110,8 @@ class Engine:
         self.process.cache = Cache(self.process.memory, settings.GATEWAY_CACHE_MEMORY * MIB)
         if self.durable_open:
             self.process.commit_open = self._commit_open
+        lasting = None if self.durable_open or settings.ON_LAMBDA else self.process.disk.directory
+        self.observer.begin(self.process, self.journal, lasting)
         self._herald = Herald(self.process, self.sql, _channels(), time.time)
         await self._price()
         self._tasks = [
@@ -119,6 +123,7 @@ class Engine:
             asyncio.create_task(self._every(TICK, self._tend)),
             asyncio.create_task(self._every(REFRESH, self._price)),
             asyncio.create_task(self._every(ALERT, self._alert)),
+            asyncio.create_task(self._every(REFRESH, self.observer.look)),
         ]
         self.draining, self.ready = False, True
 
@@ -153,6 +158,7 @@ class Engine:
             except Exception:
                 log.exception("last_drain_failed")
             self.journal.close()
+            self.observer.end()
             await self.sql(close_connections)
             self._sql.shutdown()
         self.process, self.journal, self._sql, self._tasks, self._starting = None, None, None, [], None
@@ -336,6 +342,7 @@ class Engine:
         assert self.journal is not None
         if not self.pauses.resting:
             await self.sql(paced, self.journal.adopt)
+            await self.sql(self.observer.adopt)
 
 
 def _channels() -> Channels:

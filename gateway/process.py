@@ -9,7 +9,7 @@ from gateway.errors import GatewayError, Overloaded
 from gateway.spool import Disk
 from gateway.upstream import Upstream
 from ledger.budgets import Budgets
-from ledger.entries import Entry, Opened
+from ledger.entries import Entry, Opened, Settled
 from ledger.pricebook import PriceBook
 
 MAX_BUFFERED = 256 * 1024 * 1024
@@ -46,6 +46,17 @@ class OpenReceipt(Protocol):
     def runs_in(self, task: "asyncio.Task[Any]") -> bool: ...
 
     def revoke(self) -> None: ...
+
+    @property
+    def streams(self) -> bool: ...
+
+
+class MetersLike(Protocol):
+    """See gateway.metrics.meters."""
+
+    def settled(self, receipt: Any, line: Settled) -> None: ...
+
+    def answered(self, call: Any) -> None: ...
 
 
 class Memory:
@@ -91,6 +102,7 @@ class Process:
     memory: Memory = field(default_factory=Memory)
     disk: Disk = field(default_factory=Disk)
     drains: int = 0  # streams that are read to their end though their client has left
+    meters: MetersLike | None = None  # None: nobody reads the numbers
     listings: Listings = field(default_factory=Listings)
     receipts: set[OpenReceipt] = field(default_factory=set)
     cache: Any = None  # see gateway.caching.cache

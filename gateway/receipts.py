@@ -152,6 +152,10 @@ class Receipt:
         """Whether its answer is another request's."""
         return self.cache in KEPT
 
+    @property
+    def streams(self) -> bool:
+        return self.ask.stream
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -278,6 +282,11 @@ class Receipt:
         except Exception:
             # The open line is on disk: at the next start it becomes a row of outcome `lost`.
             log.exception("settle_failed", request_id=self.call.id)
+        if self.process.meters is not None and self.line is not None:
+            try:
+                self.process.meters.settled(self, self.line)
+            except Exception:
+                log.exception("not_counted", request_id=self.call.id)
 
     def _estimate(self) -> None:
         """A call that was cut off before its answer may have been billed for what it had sent."""

@@ -18,6 +18,7 @@ from gateway.asgi import GatewayHandler  # noqa: E402
 from gateway.engine import engine  # noqa: E402
 from proxysite import start  # noqa: E402
 from proxysite.lazypages import LazyPages  # noqa: E402
+from proxysite.metricspage import MetricsPage  # noqa: E402
 from proxysite.switchboard import Switchboard  # noqa: E402
 
 # On Lambda most environments never see a page.
@@ -30,4 +31,7 @@ application = Switchboard(
     engine=engine,
     problems=start.problems,
     database=not settings.GATEWAY_STATELESS,
+    metrics=MetricsPage(engine.observer.total, settings.GATEWAY_METRICS_TOKEN, settings.GATEWAY_METRICS_FROM)
+    if settings.GATEWAY_METRICS_TOKEN or settings.GATEWAY_METRICS_FROM
+    else None,
 )

@@ -131,7 +131,8 @@ def configured(options: Mapping[str, Any]) -> None:
 
 def known_secrets() -> Callable[[], tuple[bytes, ...]]:
     """What this process holds: its own secrets, and the providers' tokens of the catalog that is in force."""
-    own = [settings.SECRET_KEY, env.place("OPENAI_PROXY_KEY"), settings.DATABASES["default"].get("PASSWORD") or ""]
+    own = [settings.SECRET_KEY, settings.GATEWAY_METRICS_TOKEN, env.place("OPENAI_PROXY_KEY")]
+    own.append(settings.DATABASES["default"].get("PASSWORD") or "")
     for ring in (settings.GATEWAY_ENCRYPTION_KEYS, settings.GATEWAY_KEY_PEPPERS):
         own += [base64.b64encode(key).decode() for key in ring.values()]
     seen, found = snapshot.current(), forms(own)

@@ -36,7 +36,7 @@ class Switchboard:
     """The one ASGI application (https://asgi.readthedocs.io/en/latest/specs/main.html).
 
     `problems` gives reasons not to start: the lifespan then fails with them as its message. Without a `database`,
-    readiness does not ask one.
+    readiness does not ask one; without `metrics` there is no such page.
     """
 
     def __init__(
@@ -47,11 +47,13 @@ class Switchboard:
         engine: Engine,
         problems: Callable[[], Sequence[Problem]] = tuple,
         database: bool = True,
+        metrics: ASGIApp | None = None,
     ) -> None:
         self.django = django
         self.gateway = gateway
         self.engine = engine
         self.problems = problems
+        self.metrics = metrics
         self.readiness = health.Readiness() if database else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,6 +67,8 @@ class Switchboard:
                 await health.healthz(scope, receive, named(send))
             elif path == "/readyz":
                 await health.readyz(scope, named(send), ready=self.engine.ready, readiness=self.readiness)
+            elif path == "/metrics" and self.metrics is not None:
+                await self.metrics(scope, receive, named(send))
             else:
                 await self.gateway(scope, receive, send)
         elif kind == "lifespan":

@@ -60,7 +60,8 @@ async def test_a_request_leaves_one_line_that_says_what_it_took(
         "event": "request", "level": "info", "logger": "access", "request_id": row.id, "method": "POST",
         "path": "/v1/chat/completions", "status": 200, "key": row.key_id, "bytes_out": len(answer.content), "end": "ok",
         "alias": "fast", "model": "fast", "provider": "lab", "upstream_model": "gpt-4o", "stream": False,
-        "attempts": 1, "tokens_in": 19, "tokens_out": 10, "tokens_cached": 4, "cost": f"{row.cost.normalize():f}",
+        "attempts": 1, "tokens_in": 19, "tokens_out": 10, "tokens_cached": 4, "cache": None,
+        "cost": f"{row.cost.normalize():f}",
     }  # fmt: skip
     assert answer.headers["x-request-id"] == row.id
 

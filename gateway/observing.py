@@ -1,0 +1,46 @@
+"""What watches a process: its numbers, for whoever reads them; nothing is made where nobody does."""
+
+import time
+from pathlib import Path
+
+from django.conf import settings
+
+from gateway.metrics.meters import Meters
+from gateway.metrics.pages import Series
+from gateway.process import Process
+from ledger.journal import Journal
+from ledger.loglines import LogLines
+
+
+class Observer:
+    """One a process, begun and ended by the engine."""
+
+    def __init__(self) -> None:
+        self.meters: Meters | None = None
+
+    def begin(self, process: Process, journal: Journal | LogLines, data_dir: Path | None) -> None:
+        """`data_dir` is where the processes of this machine find each other's numbers; None: there is one process."""
+        self.process, self.journal = process, journal
+        if settings.GATEWAY_METRICS_TOKEN or settings.GATEWAY_METRICS_FROM:
+            self.meters = process.meters = Meters(data_dir, time.time)
+            self.look()
+
+    def look(self) -> None:
+        """Each second: what is now."""
+        if self.meters is not None:
+            self.meters.look(self.process, self.journal.pending, self.journal.away)
+
+    def adopt(self) -> None:
+        """Each five seconds, off the loop: the numbers of processes that are gone."""
+        if self.meters is not None:
+            self.meters.shelf.adopt()
+
+    def total(self) -> Series | None:
+        """The sums over all processes of this machine, None where nothing is counted; reads files."""
+        return self.meters.total() if self.meters is not None else None
+
+    def end(self) -> None:
+        if self.meters is not None:
+            self.process.meters = None
+            self.meters.close()
+            self.meters = None
