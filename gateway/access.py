@@ -39,7 +39,6 @@ def write(call: Call, method: str, path: str) -> None:
             tokens_out=usage.tokens_out if usage else None,
             tokens_cached=usage.tokens_cached if usage else None,
             cost=None if line is None or line.cost is None else f"{line.cost:f}",
-            cache=receipt.cache or None,
             ttft_ms=None if receipt.ttft is None else _ms(receipt.ttft),
             upstream_ms=_ms(upstream),
             gateway_ms=_ms(max(0.0, total - upstream)),

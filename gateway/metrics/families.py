@@ -87,6 +87,13 @@ CACHE = Family(
     "Requests by the cache's state: hit, miss, stale, bypass.",
     ("alias", "state"),
 )
+SAVED = Family(
+    "gateway_cache_saved_dollars_total",
+    "counter",
+    "What kept answers would have cost, in US dollars.",
+    ("alias",),
+    PLACES,
+)
 DURATION = Family(
     "gateway_request_duration_seconds",
     "histogram",
@@ -131,7 +138,7 @@ CATALOG_AGE = Family(
 PROCESSES = Family("gateway_processes", "gauge", "Processes of the gateway that live.")
 
 FAMILIES = (
-    *(REQUESTS, RESPONSES, ERRORS, REFUSALS, ATTEMPTS, TOKENS, COST, UNPRICED, CACHE),
+    *(REQUESTS, RESPONSES, ERRORS, REFUSALS, ATTEMPTS, TOKENS, COST, UNPRICED, CACHE, SAVED),
     *(DURATION, FIRST_BYTE, PER_TOKEN, OVERHEAD),
     *(OPEN, STREAMS, WAITING, JOURNAL, AWAY, BUFFERED, CATALOG_AGE, PROCESSES),
 )

@@ -93,6 +93,8 @@ class Meters:
             values[page.slot(f.ATTEMPTS, attempt.target.provider.name, end_of(attempt))] += 1
         if receipt.cache:
             values[page.slot(f.CACHE, spots.route.alias, receipt.cache)] += 1
+            if receipt.saved:
+                values[page.slot(f.SAVED, spots.route.alias)] += units(receipt.saved)
 
     def answered(self, call: Call) -> None:
         """An answer of the API is over, of a request that was admitted or of one that was not."""
