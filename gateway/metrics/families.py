@@ -90,7 +90,7 @@ CACHE = Family(
 SAVED = Family(
     "gateway_cache_saved_dollars_total",
     "counter",
-    "What kept answers would have cost, in US dollars.",
+    "What kept answers would have cost, in dollars.",
     ("alias",),
     PLACES,
 )
