@@ -74,27 +74,28 @@ class GatewayHandler(ASGIHandler):
                 access.write(call, scope["method"], path)
 
     async def _serve(self, call: Call, scope: Scope, path: str, receive: Receive, send: Send) -> None:
-        watch: asyncio.Task[Any] | None = None
+        watch = Watch(call, scope, receive)
         response: HttpResponseBase
         try:
             try:
-                request = await self._admit_head(call, scope, path, receive)
-                watch = _watch(call, scope, receive)
+                request = await self._admit_head(call, scope, path, receive, watch)
                 response = await self._respond(request)
+            except bodies.ClientGone:
+                raise
             except GatewayError as exc:
                 call.error = exc
                 response = error_response(exc)
             if isinstance(response, Live):
                 await _finishing(response, _stream(call, response, scope, send, watch))
             else:
-                _unwatch(call, watch)
+                watch.end()
                 sending = _send_whole(call, response, send)
                 await (_finishing(response, sending) if isinstance(response, Whole) else sending)
         finally:
-            _unwatch(call, watch)
+            watch.end()
 
-    async def _admit_head(self, call: Call, scope: Scope, path: str, receive: Receive) -> APIRequest:
-        """The key first: who has none does not get his body read."""
+    async def _admit_head(self, call: Call, scope: Scope, path: str, receive: Receive, watch: "Watch") -> APIRequest:
+        """The key first: who has none does not get his body read. JSON is read whole here, all else as it goes on."""
         if self.engine.draining:
             raise Overloaded("The gateway is shutting down.", code="shutting_down")
         head = heads.read(scope)
@@ -103,13 +104,20 @@ class GatewayHandler(ASGIHandler):
             check_address(call.key, call.caller())
         call.provider = call.place.provider or head.provider
         call.forwarded = head.forwarded
-        bodies.declared_length(head.content_length)
-        own = scope.get("extensions", {}).get("gateway.body")
-        body = await bodies.read(call, receive, own["call"]() if own is not None else None)
-        if head.content_encoding not in (b"", b"identity"):
-            body = bodies.decoded(call, body, head.content_encoding)
+        incoming, body = None, b""
+        if head.is_upload:
+            incoming = bodies.Incoming(call, receive, head.content_length, head.content_encoding)
+            incoming.on_end = watch.begin
+        else:
+            bodies.declared_length(head.content_length)
+            own = scope.get("extensions", {}).get("gateway.body")
+            body = await bodies.read(call, receive, own["call"]() if own is not None else None)
+            if head.content_encoding not in bodies.PLAIN:
+                body = bodies.decoded(call, body, head.content_encoding)
+            watch.begin()
         request = APIRequest(scope, path, body)
         request.call = call  # type: ignore[attr-defined]
+        request.incoming = incoming  # type: ignore[attr-defined]
         return request
 
     def resolve_request(self, request: HttpRequest) -> ResolverMatch:
@@ -148,15 +156,31 @@ def cut_off(scope: Scope) -> None:
         abort["call"]()
 
 
-def _watch(call: Call, scope: Scope, receive: Receive) -> "asyncio.Task[Any] | None":
-    """Learn of the client's leaving: from our own server by a call, from another one by a pending `receive()`."""
-    own = scope.get("extensions", {}).get("gateway.watch")
-    if own is not None:
-        own["call"](partial(_client_left, call))
-        return None
-    watch = asyncio.ensure_future(receive())
-    watch.add_done_callback(lambda _: _client_left(call))
-    return watch
+class Watch:
+    """Learns of the client's leaving: from our own server by a call, from another one by a pending `receive()`."""
+
+    __slots__ = ("call", "pending", "receive", "scope")
+
+    def __init__(self, call: Call, scope: Scope, receive: Receive) -> None:
+        self.call, self.scope, self.receive = call, scope, receive
+        self.pending: asyncio.Future[Any] | None = None
+
+    def begin(self) -> None:
+        """From the body's end on; before it, whoever reads the body is told."""
+        if self.call.answered:
+            return
+        own = self.scope.get("extensions", {}).get("gateway.watch")
+        if own is not None:
+            own["call"](partial(_client_left, self.call))
+            return
+        self.pending = asyncio.ensure_future(self.receive())
+        self.pending.add_done_callback(lambda _: _client_left(self.call))
+
+    def end(self) -> None:
+        """Off before the last body message: a server's `receive()` also returns when the response is complete."""
+        self.call.answered = True
+        if self.pending is not None:
+            self.pending.cancel()
 
 
 def _client_left(call: Call) -> None:
@@ -164,13 +188,6 @@ def _client_left(call: Call) -> None:
     if call.task is not None and not call.answered and not (call.on_leave is not None and call.on_leave()):
         call.disconnected = True
         call.task.cancel()
-
-
-def _unwatch(call: Call, watch: "asyncio.Task[Any] | None") -> None:
-    """Off before the last body message: a server's `receive()` also returns when the response is complete."""
-    call.answered = True
-    if watch is not None:
-        watch.cancel()
 
 
 @lru_cache(maxsize=256)
@@ -204,14 +221,14 @@ def tell_of_failure(scope: Scope, error: GatewayError) -> None:
         failed["call"](type(error).__name__, error.message)
 
 
-async def _stream(call: Call, response: Live, scope: Scope, send: Send, watch: "asyncio.Task[Any] | None") -> None:
+async def _stream(call: Call, response: Live, scope: Scope, send: Send, watch: Watch) -> None:
     await _send_head(call, response, send)
     own = scope.get("extensions", {}).get("gateway.write")
     await response.run(send, own["call"] if own is not None else None)
     if response.error is not None:
         call.error = response.error
         tell_of_failure(scope, response.error)
-    _unwatch(call, watch)
+    watch.end()
     await send({"type": "http.response.body", "body": b""})
 
 

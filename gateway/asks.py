@@ -8,11 +8,12 @@ import json
 import re
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import msgspec
 
 from gateway.errors import BadRequest, DuplicateField, MissingField
+from gateway.pouring import Source
 
 MAX_DEPTH = 64
 MAX_MODEL_CHARS = 300
@@ -66,6 +67,18 @@ _DOUBLED_BACKSLASH = b"\\\\"
 _STRUCTURE = bytes(set(range(256)) - set(b"[]{}"))
 
 
+class Upload(Protocol):
+    """A body that is passed on as it comes: see gateway.uploads."""
+
+    keep: bool
+
+    @property
+    def restarts(self) -> bool: ...
+
+    def source(self, model: str | None) -> Source:
+        """The body for one provider; None: whatever model it names stays."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ask:
     """One parsed request. `fields` holds every top-level field of a JSON body, in order, as raw JSON."""
@@ -87,6 +100,7 @@ class Ask:
     whole: bytes | None = None  # the body where it is no JSON object, b"" where there is none
     content_type: str = "application/json"
     is_billed: bool = True  # whether a provider may charge for the call itself
+    upload: Upload | None = None  # the body where it is not in memory
 
     @property
     def prompt_bound(self) -> int:
@@ -113,8 +127,10 @@ class Ask:
         """Whether vectors are to come as base64. OpenAI's libraries ask for that unless their user does for floats."""
         return bytes(self.fields.get("encoding_format", b"")) == _BASE64
 
-    def body(self, model: str, *, include_usage: bool, edit: Any = None) -> bytes:
+    def body(self, model: str, *, include_usage: bool, edit: Any = None) -> bytes | Source:
         """The body for one provider: its model name, usage asked for where that is allowed, its declared edits."""
+        if self.upload is not None:
+            return self.upload.source(model if self.names_model else None)
         if self.whole is not None:
             return self.whole
         fields = self.fields.copy()

@@ -25,12 +25,18 @@ class Bill:
         """What is set aside, for the line that is written before anything is sent."""
         return self.hold.charges() if self.hold is not None else []
 
-    def cost(self, target: Target | None, usage: Usage | None, *, sent: bool) -> tuple[Decimal | None, str]:
-        """US dollars and where the price is from; 0 for what was not sent or was refused, None where it is unknown."""
+    def cost(
+        self, target: Target | None, usage: Usage | None, *, sent: bool, measured: bool = True
+    ) -> tuple[Decimal | None, str]:
+        """US dollars and where the price is from; 0 for what was not sent or was refused, None where it is unknown.
+
+        `measured`: the usage says how much it was, and not only that something was done.
+        """
         price = self.price_of.get((target.provider.id, target.model)) if target is not None else None
         if not sent or usage is None:
             return ZERO, price.source if price is not None else ""
-        amount = prices.cost(usage, price) if price is not None else None
+        known = price is not None and (measured or price.request is not None)
+        amount = prices.cost(usage, price) if price is not None and known else None
         return amount, price.source if price is not None and amount is not None else ""
 
     def settle(self, cost: Decimal | None) -> list[Charge]:

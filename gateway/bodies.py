@@ -17,6 +17,7 @@ MAX_UPLOAD = 512 * 1024 * 1024
 GRACE = 10.0  # seconds before the least speed counts
 LEAST_SPEED = 10 * 1024  # bytes a second
 TOTAL = 300.0
+PLAIN = frozenset({b"", b"identity"})
 ZLIB = frozenset({b"gzip", b"x-gzip", b"deflate"})
 
 
@@ -50,8 +51,11 @@ class Incoming:
     for.
     """
 
-    def __init__(self, call: Call, receive: Receive, length: int | None) -> None:
-        self.length = length  # as the client says it
+    def __init__(self, call: Call, receive: Receive, length: bytes | None, encoding: bytes = b"") -> None:
+        """Raises BodyTooLarge for what the head says already, UnsupportedMedia where it is compressed."""
+        if encoding not in PLAIN:
+            raise UnsupportedMedia("Send an upload without Content-Encoding.")
+        self.length = declared_length(length, MAX_UPLOAD)
         self.size = 0
         self.ended = False
         self.on_end: Callable[[], None] | None = None

@@ -37,7 +37,9 @@ class ClientStalled(GatewayError):
 
 def deliver(reply: Reply, receipt: Receipt) -> "Whole | Live":
     """The response to the client. It owns the receipt from here on."""
-    return Live(receipt, reply) if reply.relay is not None else Whole(receipt, reply)
+    if reply.relay is not None:
+        return Live(receipt, reply)
+    return Whole(receipt, reply) if reply.chunks is None else Download(receipt, reply)
 
 
 def deliver_early(pending: Coroutine[Any, Any, Reply], receipt: Receipt) -> "Live":
@@ -66,6 +68,8 @@ class Whole(HttpResponse):
 
 class Live(StreamingHttpResponse):
     """A stream under way. `run` is its only reader, `finish` its only end: both close the upstream and settle once."""
+
+    has_events = True  # what is added to it (comments, an error) is an event too
 
     def __init__(
         self, receipt: Receipt, reply: Reply | None, pending: Coroutine[Any, Any, Reply] | None = None
@@ -97,7 +101,7 @@ class Live(StreamingHttpResponse):
         receipt = self.receipt
         call = receipt.call
         receipt.on_tick = self.tick
-        drain = self.reply is not None and self.reply.target.provider.options.get("drain")
+        drain = self.has_events and self.reply is not None and self.reply.target.provider.options.get("drain")
         if drain or call.on_leave is not None:
             call.on_leave = partial(self.read_on, bool(drain), call.on_leave)
         async for part in self.parts():
@@ -197,7 +201,7 @@ class Live(StreamingHttpResponse):
             self.wrote, self.last_out = False, now
         if now - self.writing_from > WRITE_STALL:
             self.receipt.interrupt(ClientStalled("the client does not read"))
-        elif writing or self.send is None or now - self.last_out < PING_AFTER:
+        elif writing or self.send is None or not self.has_events or now - self.last_out < PING_AFTER:
             return
         elif self.ping is None or self.ping.done():
             self.last_out = now
@@ -242,6 +246,33 @@ class Live(StreamingHttpResponse):
         else:
             tokens_in = counting.prompt_tokens(receipt.ask.fields)
             receipt.usage, receipt.usage_source = relay.estimate(tokens_in), "estimated"
+
+
+class Download(Live):
+    """A file on its way: the provider's bytes as they come, never more than a chunk of them here.
+
+    Nothing can be added to it. One that breaks off ends with the connection, so that nobody takes it for whole.
+    """
+
+    has_events = False
+
+    def __init__(self, receipt: Receipt, reply: Reply) -> None:
+        super().__init__(receipt, reply)
+        del self.headers["cache-control"]
+        self.status_code = reply.status
+        self.headers["content-type"] = reply.content_type
+        if reply.length is not None:
+            self.headers["content-length"] = reply.length
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        assert self.reply is not None
+        assert self.reply.chunks is not None
+        if self.reply.body:
+            yield self.reply.body
+        with self.receipt.within(self.reply.target.provider.timeouts.gap, _silent):
+            async for data in self.reply.chunks:
+                self.receipt.heard = True
+                yield data
 
 
 async def _close(reply: Reply, *, clean: bool) -> None:

@@ -24,6 +24,9 @@ async def forward(grant: Grant) -> Reply:
 
     An older answer stands in for that where the alias keeps one.
     """
+    if (upload := grant.ask.upload) is not None:
+        first = grant.targets[0]
+        upload.keep = len(grant.targets) > 1 or len(first.provider.credentials) > 1
     if grant.share is None:
         return await _first_that_answers(grant)
     try:
@@ -46,6 +49,8 @@ async def _first_that_answers(grant: Grant) -> Reply:
 
 def _may_go_on(exc: UpstreamError, grant: Grant) -> bool:
     """A request that may have been sent may have been billed: then only the provider's own refusal frees the next."""
+    if (upload := grant.ask.upload) is not None and not upload.restarts:
+        return False  # a part of the body went to this provider and is nowhere else
     if not exc.sent:
         return True
     if isinstance(exc, UpstreamTimeout):
@@ -62,7 +67,7 @@ async def _with_credentials(grant: Grant, target: Target) -> Reply:
         try:
             return await _attempt(grant, target)
         except UpstreamRefused as exc:
-            if exc.code != AUTH_FAILED or not others:
+            if exc.code != AUTH_FAILED or not others or not _may_go_on(exc, grant):
                 raise
             target = Target(target.provider, target.model, others.pop(0))
 
@@ -76,7 +81,7 @@ async def _attempt(grant: Grant, target: Target) -> Reply:
         reply = await _ask_upstream(grant, target, attempt)
     except GatewayError as exc:
         attempt.outcome = exc.code or exc.outcome
-        attempt.sent = getattr(exc, "sent", False)
+        attempt.sent = getattr(exc, "sent", attempt.sent)
         if isinstance(exc, UpstreamRefused):
             attempt.status = exc.upstream_status
             log.warning(

@@ -13,7 +13,11 @@ from providers.ids import uuid7
 
 CREDENTIALS = (b"authorization", b"api-key", b"x-api-key")
 PROVIDER = b"x-gateway-provider"
-READ = frozenset({*CREDENTIALS, b"content-length", b"content-encoding", PROVIDER})
+READ = frozenset({*CREDENTIALS, b"content-length", b"content-encoding", b"content-type", PROVIDER})
+# What is read as JSON: it says so, says nothing, or is what a client says that knows no better (curl, a browser that
+# spares itself the preflight). All else is passed on as it comes.
+JSON = frozenset({b"", b"application/json", b"application/x-www-form-urlencoded", b"text/plain"})
+BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 # What of a client's head goes on to the provider; all else that a provider sees is made here.
 FORWARDED = frozenset({b"openai-beta", b"anthropic-beta", b"anthropic-version", b"idempotency-key"})
 # What a trusted proxy may call a request; the ledger's column has room for it and for what makes it unique.
@@ -29,6 +33,7 @@ class Head:
     token: str
     content_length: bytes | None
     content_encoding: bytes
+    is_upload: bool  # the body is none that is read as JSON
     provider: str  # by its name, "" where the client names none
     forwarded: list[tuple[str, str]]
 
@@ -54,9 +59,15 @@ def read(scope: dict[str, Any]) -> Head:
         token.strip().decode("latin-1"),
         found.get(b"content-length"),
         found.get(b"content-encoding", b"").strip().lower(),
+        scope["method"] not in BODILESS and not _is_json(found.get(b"content-type", b"")),
         found.get(PROVIDER, b"").strip().decode("latin-1"),
         forwarded,
     )
+
+
+def _is_json(content_type: bytes) -> bool:
+    kind = content_type.partition(b";")[0].strip().lower()
+    return kind in JSON or kind.endswith(b"+json")
 
 
 def _printable(name: bytes, value: bytes) -> str:

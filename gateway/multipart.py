@@ -24,6 +24,15 @@ _LITERAL_PARAMETER = re.compile(rb"[ \t]*;[ \t]*(" + _TOKEN + rb')=(?:"([^"]*)"|
 _AS_IT_IS = frozenset({b"7bit", b"8bit", b"binary"})
 
 
+def text_part(boundary: bytes, name: str, value: str) -> bytes:
+    """One more field, to stand before the first boundary of a body."""
+    return b'--%b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n' % (
+        boundary,
+        name.encode(),
+        value.encode(),
+    )
+
+
 def boundary_of(content_type: str) -> bytes:
     """The boundary that a multipart/form-data content type declares. Raises BadRequest."""
     found: list[tuple[str, str]] = re.findall(r';\s*boundary=(?:"([^"\\]*)"|([^\s;"]*))', content_type, re.IGNORECASE)
@@ -44,6 +53,7 @@ class Scanner:
     def __init__(self, boundary: bytes, wanted: frozenset[str]) -> None:
         self.values: dict[str, bytes] = {}
         self.spans: dict[str, tuple[int, int]] = {}
+        self.start = 0  # where the first boundary stands
         self.text_bytes = 0  # of all parts that are no files
         self.done = False  # the last boundary has passed
         self._wanted = wanted
@@ -83,6 +93,7 @@ class Scanner:
             return 0, False
         if not data.startswith(self._mark, at):
             raise _malformed("it does not begin with its boundary")
+        self.start = at
         return self._border(data, at), True
 
     def _border(self, data: bytes, at: int) -> int:

@@ -6,7 +6,7 @@ does not have. A family is what a key's scope is made of; it goes by the first s
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote, unquote_to_bytes
 
 import msgspec
@@ -58,6 +58,8 @@ _loose = msgspec.json.Decoder(Loose)
 @dataclass(frozen=True, slots=True)
 class Operation:
     """The endpoint of everything that has none of its own."""
+
+    takes_uploads: ClassVar[bool] = True
 
     def parse(self, request: HttpRequest, place: Place) -> Ask:
         """Raises BadRequest, and NotFound for a path that nobody serves."""

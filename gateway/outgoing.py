@@ -8,6 +8,7 @@ from msgspec import Raw
 
 from gateway.asks import Ask, Form
 from gateway.errors import NotFound, Unsupported
+from gateway.pouring import Source
 from gateway.wayfinding import unknown_model
 from providers import dialects, edits
 from providers.dialects import Dialect
@@ -24,7 +25,7 @@ Edit = Callable[[dict[str, Raw]], None]
 class Outgoing:
     url: str
     headers: list[tuple[str, str]]
-    body: bytes
+    body: bytes | Source
 
 
 def outgoing(ask: Ask, target: Target, forwarded: list[tuple[str, str]]) -> Outgoing:

@@ -1,21 +1,26 @@
 """The way of a request, as a table of contents."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 
 from gateway import asks
 from gateway.admission import admit
 from gateway.asks import Ask
+from gateway.bodies import Incoming
 from gateway.delivery import deliver, deliver_early
+from gateway.errors import UnsupportedMedia
 from gateway.forwarding import forward
 from gateway.places import Place
 from gateway.receipts import Call, open_receipt
+from gateway.uploads import with_upload
 
 
 class Endpoint(Protocol):
     """What is forwarded: one operation, or a whole family of them."""
+
+    takes_uploads: ClassVar[bool]
 
     def parse(self, request: HttpRequest, place: Place) -> Ask: ...
 
@@ -23,6 +28,8 @@ class Endpoint(Protocol):
 @dataclass(frozen=True, slots=True)
 class Completion:
     """One operation of the kind of chat: its name in the ledger, its path below a provider's base URL."""
+
+    takes_uploads: ClassVar[bool] = False
 
     name: str
     path: str
@@ -40,16 +47,27 @@ def call_of(request: HttpRequest) -> Call:
     return call
 
 
+def incoming_of(request: HttpRequest) -> Incoming | None:
+    """A body that has not been read yet; None where it has."""
+    incoming: Incoming | None = request.incoming  # type: ignore[attr-defined]
+    return incoming
+
+
 async def handle(request: HttpRequest, endpoint: Endpoint) -> HttpResponse | StreamingHttpResponse:
     """Parse, admit, forward, deliver; the receipt is settled whatever happens."""
     call = call_of(request)
+    incoming = incoming_of(request)
+    if incoming is not None and not endpoint.takes_uploads:
+        raise UnsupportedMedia("This endpoint takes JSON: send it with `content-type: application/json`.")
     ask = endpoint.parse(request, call.place)
+    if incoming is not None:
+        ask = await with_upload(ask, call, incoming, request.headers.get("content-type", ""))
     async with open_receipt(call, ask) as receipt:
         grant = await admit(ask, receipt)
         if grant.answer is not None:
             return receipt.hand_over(deliver(grant.answer, receipt))
         if receipt.process.commit_open is not None:
             await receipt.commit()
-        if ask.stream and grant.alias.early_200:
+        if ask.stream and grant.alias.early_200 and ask.upload is None:
             return receipt.hand_over(deliver_early(forward(grant), receipt))
         return receipt.hand_over(deliver(await forward(grant), receipt))

@@ -17,7 +17,7 @@ from gateway.refusals import refusal, refuse
 from gateway.relays import Reply, Source, relay_for
 from gateway.upstream import UpstreamReply
 from ledger import counting
-from ledger.usage import Usage, decode_usage
+from ledger.usage import Usage, decode_usage, read_media
 from providers import dialects
 from providers.targets import Target
 
@@ -28,7 +28,7 @@ EVENT_STREAM = "text/event-stream; charset=utf-8"
 # How a stream may begin whose provider does not say that it is one.
 EVENT_STARTS = (b"data:", b"event:", b"id:", b"retry:", b":", b"\n", b"\r", b"\xef\xbb\xbf")
 # What of a provider's head goes on to the client, of answers that are passed on as they are.
-RETURNED = ("content-disposition", "content-language", "openai-model", "openai-organization")
+RETURNED = ("content-disposition", "content-language", "location", "openai-model", "openai-organization")
 
 
 async def read(grant: Grant, target: Target, upstream: UpstreamReply) -> Reply:
@@ -91,6 +91,12 @@ async def _as_it_is(grant: Grant, target: Target, upstream: UpstreamReply) -> Re
         _first_byte(receipt)
         return replace(_stream(grant, target, first, upstream, chunks), headers=headers)
     _first_byte(receipt)
+    if _is_file(ask, content_type):
+        if ask.is_billed:
+            receipt.usage = Usage()  # a price may be one of the request alone
+        first = await anext(chunks, b"")
+        length = None if upstream.headers.get("content-encoding") else upstream.headers.get("content-length")
+        return Reply(target, upstream.status, content_type, first, None, upstream, chunks, headers, length)
     body = await _whole(receipt, target, chunks)
     await upstream.aclose()
     usage = _usage_of(ask, content_type, body, _secrets(target))
@@ -100,13 +106,18 @@ async def _as_it_is(grant: Grant, target: Target, upstream: UpstreamReply) -> Re
     return Reply(target, upstream.status, content_type, body, headers=headers)
 
 
+def _is_file(ask: Ask, content_type: str) -> bool:
+    """Sound, a file, a transcript as text: nothing in it is read, and of no more than a chunk at a time is it held."""
+    return ask.path.endswith("/content") or not (not content_type or "json" in content_type or "html" in content_type)
+
+
 def _usage_of(ask: Ask, content_type: str, body: bytes, secrets: list[str]) -> Usage | None:
     """The usage that an answer tells of. Raises UpstreamInvalid for a web page and for JSON that is none.
 
     Raises UpstreamRefused for an error with a good status; an object with a name may have an `error` of its own, which
     says what became of it.
     """
-    if "html" in content_type and not ask.path.endswith("/content"):
+    if "html" in content_type:
         raise UpstreamInvalid("The provider answered with a web page.", sent=True)
     if "json" not in content_type or not body:
         return None
@@ -121,12 +132,13 @@ def _usage_of(ask: Ask, content_type: str, body: bytes, secrets: list[str]) -> U
         raise UpstreamInvalid("The provider answered with a body that is not whole, valid JSON.", sent=True) from None
     if complaint is not None:
         raise refuse(complaint, complaint.status or 502, secrets=secrets, original=body.decode("utf-8", "replace"))
-    return decode_usage(fields["usage"]) if "usage" in fields else None
+    return read_media(ask.endpoint, fields, decode_usage(fields["usage"]) if "usage" in fields else None)
 
 
 def _returned(upstream: UpstreamReply) -> tuple[tuple[str, str], ...]:
-    given = ((name, upstream.headers.get(name)) for name in RETURNED)
-    return tuple((name, value) for name, value in given if value is not None)
+    given = ((name, upstream.headers.get(name, "")) for name in RETURNED)
+    # A place at the provider's own address is none for a client of ours.
+    return tuple((name, value) for name, value in given if value and (name != "location" or value.startswith("/")))
 
 
 async def _whole(receipt: Receipt, target: Target, chunks: AsyncIterator[bytes], first: bytes = b"") -> bytes:

@@ -77,6 +77,7 @@ class Call:
     def release(self) -> None:
         if self.closing is not None:
             self.closing()
+            self.closing = None  # it holds what holds this call
         self.process.memory.give(self.held)
         self.held = 0
 
@@ -299,7 +300,9 @@ class Receipt:
         last = self.attempts[-1].target if self.attempts else None
         usage = self.usage or NO_USAGE
         sent = any(attempt.sent for attempt in self.attempts)
-        cost, source = self.bill.cost(last, self.usage, sent=sent and not self.is_kept)
+        cost, source = self.bill.cost(
+            last, self.usage, sent=sent and not self.is_kept, measured=self.usage_source != "none"
+        )
         without_head = error.status if error else STATUS_CLIENT_CLOSED if outcome == "client_cancelled" else 200
         return Settled(
             id=call.id,

@@ -61,8 +61,9 @@ class Reply:
     body: bytes = b""  # ready for the client: the whole answer, or what the stream's first bytes gave
     relay: Relay | None = None  # None: `body` is all there is
     upstream: Source | None = None
-    chunks: AsyncIterator[bytes] | None = None
+    chunks: AsyncIterator[bytes] | None = None  # without a relay: they are the client's as they come
     headers: tuple[tuple[str, str], ...] = ()  # the provider's own that go on to the client
+    length: str | None = None  # of a body without a relay, where the provider has said it
 
 
 def relay_for(ask: Ask, *, secrets: tuple[str, ...], quirks: Quirks) -> Relay:

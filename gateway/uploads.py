@@ -8,16 +8,71 @@ as long as another route could still be tried. The bytes are the client's own, b
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import msgspec
+
+from gateway.asks import MAX_END_USER_CHARS, MAX_MODEL_CHARS, Ask
 from gateway.bodies import Incoming
-from gateway.multipart import Scanner, boundary_of
+from gateway.errors import BadRequest
+from gateway.multipart import Scanner, boundary_of, text_part
 from gateway.receipts import Call
 from gateway.spool import WINDOW, Spool
 
 MULTIPART = "multipart/form-data"
 # What is read of a form; each of them once at most.
 WANTED = frozenset({"model", "stream", "n", "user", "response_format"})
+# Forms that name no model go to the provider at once; of every other one it is looked for, whatever the operation.
+MODELLESS = frozenset({"files", "uploads", "containers", "skills", "realtime"})
+MODELLESS_PATHS = ("/audio/voices", "/audio/voice_consents", "/content_provenance_checks")
+
+
+async def with_upload(ask: Ask, call: Call, incoming: Incoming, content_type: str) -> Ask:
+    """The ask with its body, of which no more has come than tells the model. Raises BadRequest."""
+    if not content_type.isascii() or not content_type.isprintable():
+        raise BadRequest("The header `content-type` holds characters that are not printable ASCII.")
+    upload = Upload(call, incoming, content_type)
+    ask = replace(ask, upload=upload, whole=None, content_type=content_type)
+    if not is_form(content_type) or ask.endpoint in MODELLESS or ask.path.startswith(MODELLESS_PATHS):
+        return ask
+    key = call.key
+    # What a limit hangs on may stand behind the file.
+    limited = key is not None and (key.max_n is not None or key.end_user_limits or key.end_user_budget is not None)
+    await upload.look(whole=bool(limited))
+    values = {name: _text(name, value) for name, value in upload.values.items()}
+    model = call.place.deployment or values.get("model")
+    return replace(
+        ask,
+        model=model or "",
+        names_model=model is not None,
+        fields={name: msgspec.Raw(msgspec.json.encode(value)) for name, value in values.items()},
+        size=upload.text_bytes,
+        stream=values.get("stream", "").lower() in ("true", "1"),
+        choices=_count(values.get("n", "1")),
+        end_user=values.get("user", "")[:MAX_END_USER_CHARS],
+    )
+
+
+def is_form(content_type: str) -> bool:
+    return content_type.partition(";")[0].strip().lower() == MULTIPART
+
+
+def _text(name: str, value: bytes) -> str:
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        raise BadRequest(f"`{name}` is not UTF-8.", param=name, code="invalid_value") from None
+    if not text.isprintable():
+        raise BadRequest(f"`{name}` holds characters that are not printable.", param=name, code="invalid_value")
+    if name == "model" and len(text) > MAX_MODEL_CHARS:
+        raise BadRequest(f"`model` has at most {MAX_MODEL_CHARS} characters.", param="model", code="invalid_value")
+    return text
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text[:9]) < 10**6:
+        raise BadRequest("Invalid `n`: a number of at least 1.", param="n", code="invalid_value")
+    return int(text)
 
 
 class Upload:
@@ -32,13 +87,10 @@ class Upload:
         self._spool = Spool(call, call.process.disk)
         self._scanner: Scanner | None = None
         self._one_reader = asyncio.Lock()
-        if content_type.partition(";")[0].strip().lower() == MULTIPART:
-            self._scanner = Scanner(boundary_of(content_type), WANTED)
+        if is_form(content_type):
+            self._boundary = boundary_of(content_type)
+            self._scanner = Scanner(self._boundary, WANTED)
         call.closing = self.close
-
-    @property
-    def is_form(self) -> bool:
-        return self._scanner is not None
 
     @property
     def values(self) -> dict[str, bytes]:
@@ -56,12 +108,14 @@ class Upload:
             await self._spool.append(await self._next())
 
     def source(self, model: str | None) -> "Source":
-        """The body for one provider, with that model's name where the client's stood."""
-        span = self._scanner.spans.get("model") if self._scanner is not None else None
-        value = model.encode() if model is not None else b""
-        if span is None or model is None or value == self.values["model"]:
-            return Source(self, (0, 0), b"")
-        return Source(self, span, value)
+        """The body for one provider, with that model's name where the client's stood, or before all else."""
+        if self._scanner is None or model is None:
+            return Source(self, None, b"")
+        span = self._scanner.spans.get("model")
+        if span is None:
+            start = self._scanner.start
+            return Source(self, (start, start), text_part(self._boundary, "model", model))
+        return Source(self, None if model.encode() == self.values["model"] else span, model.encode())
 
     def size(self) -> int | None:
         """All bytes of the client's body, None where nobody knows yet."""
@@ -100,24 +154,26 @@ class Source:
     """See gateway.pouring.Source: the upload with the bytes of `span` replaced by `value`."""
 
     upload: Upload
-    span: tuple[int, int]
+    span: tuple[int, int] | None
     value: bytes
 
     @property
     def length(self) -> int | None:
         size = self.upload.size()
-        return None if size is None else size - (self.span[1] - self.span[0]) + len(self.value)
+        if size is None or self.span is None:
+            return size
+        return size - (self.span[1] - self.span[0]) + len(self.value)
 
     @property
     def restarts(self) -> bool:
         return self.upload.restarts
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
-        place, (start, end) = 0, self.span
+        place, (start, end) = 0, self.span or (-1, -1)
         async with aclosing(self.upload.pieces()) as pieces:
             async for piece in pieces:
                 after = place + len(piece)
-                if end == 0 or after <= start or place >= max(end, start + 1):
+                if after <= start or place >= max(end, start + 1):
                     yield piece
                 elif place <= start:  # the piece that the span begins in, which may be empty itself
                     yield piece[: start - place] + self.value + piece[end - place :]

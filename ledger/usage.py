@@ -5,6 +5,8 @@ from typing import Any
 
 import msgspec
 
+# The field of an answer that says how long the sound or the film is.
+LENGTH_OF = {"audio.transcriptions": "duration", "audio.translations": "duration", "videos": "seconds"}
 # Providers that are not OpenAI give cached tokens under names of their own.
 CACHED_NAMES = ("prompt_cache_hit_tokens", "cached_tokens")
 
@@ -34,7 +36,8 @@ def read_usage(value: object) -> Usage | None:
     tokens_out = _count(value, "completion_tokens", "output_tokens")
     total = _count(value, "total_tokens")
     if tokens_in is None and tokens_out is None and total is None:
-        return None
+        media_ms = milliseconds(value.get("seconds"))  # a transcription that is charged by its length
+        return Usage(media_ms=media_ms) if media_ms else None
     if tokens_in is None:
         tokens_in = max((total or 0) - (tokens_out or 0), 0)
     if tokens_out is None:
@@ -63,6 +66,39 @@ def decode_usage(data: bytes | msgspec.Raw) -> Usage | None:
     try:
         return read_usage(msgspec.json.decode(data))
     except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+
+
+def read_media(endpoint: str, answer: dict[str, msgspec.Raw], usage: Usage | None) -> Usage | None:
+    """The usage of an answer about sound or pictures, with what stands beside its `usage` object."""
+    if endpoint == "images":
+        images = _length(answer.get("data"))
+        return msgspec.structs.replace(usage or Usage(), images=images) if images else usage
+    length = LENGTH_OF.get(endpoint, "")
+    if usage is None and length in answer:
+        media_ms = milliseconds(_decoded(answer[length]))
+        return Usage(media_ms=media_ms) if media_ms else None
+    return usage
+
+
+def milliseconds(seconds: object) -> int:
+    """From a number of seconds, which some providers write as text; 0 where it is none."""
+    try:
+        value = float(seconds) if isinstance(seconds, int | float | str) else 0.0
+    except ValueError:
+        return 0
+    return round(value * 1000) if 0 < value < 10**7 else 0
+
+
+def _length(raw: msgspec.Raw | None) -> int:
+    value = _decoded(raw) if raw is not None else None
+    return len(value) if isinstance(value, list) else 0
+
+
+def _decoded(raw: msgspec.Raw) -> object:
+    try:
+        return msgspec.json.decode(raw)
+    except (ValueError, RecursionError):
         return None
 
 

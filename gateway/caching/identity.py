@@ -51,7 +51,7 @@ def request_of(ask: Ask, target: Target) -> dict[str, Any]:
     fields = {name: raw for name, raw in ask.fields.items() if name not in IGNORED}
     try:
         raw = outgoing(replace(ask, fields=fields, stream=False), target, []).body
-        if len(raw) > MAX_BYTES:
+        if not isinstance(raw, bytes) or len(raw) > MAX_BYTES:
             raise NotComparable("too large")
         values: dict[str, Any] = _decode(raw)
     except (GatewayError, msgspec.MsgspecError, ValueError, RecursionError) as exc:

@@ -80,7 +80,7 @@ def upload(
     process: Process, client: Client, content_type: str = FORM, length: int | None = None
 ) -> tuple[Upload, Call]:
     call = Call("req_1", "req_1", process, process.clock(), 0.0)
-    return Upload(call, Incoming(call, client.receive, length), content_type), call
+    return Upload(call, Incoming(call, client.receive, None if length is None else b"%d" % length), content_type), call
 
 
 async def everything(source: Any) -> bytes:

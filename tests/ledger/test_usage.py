@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ledger.usage import Usage, decode_usage, read_usage
+from ledger.usage import Usage, decode_usage, read_media, read_usage
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,11 @@ from ledger.usage import Usage, decode_usage, read_usage
         ({"prompt_tokens": 9.0, "completion_tokens": None, "prompt_tokens_details": None}, Usage(9, 0)),
         ({"prompt_tokens": "9", "completion_tokens": 2}, Usage(0, 2)),
         ({"total_tokens": 5}, Usage(5, 0)),
+        # https://platform.openai.com/docs/api-reference/audio/json-object
+        ({"type": "duration", "seconds": 12}, Usage(media_ms=12_000)),
+        ({"type": "tokens", "input_tokens": 14, "output_tokens": 45, "seconds": 3}, Usage(14, 45)),
+        ({"type": "duration", "seconds": "x"}, None),
+        ({"type": "duration", "seconds": -1}, None),
         ({"completion_tokens": 2, "total_tokens": 5}, Usage(3, 2)),
         ({"prompt_tokens": 1, "prompt_tokens_details": {"cached_tokens": 7}}, Usage(1, 0, 1)),
         ({"prompt_tokens": -1, "completion_tokens": 1e300, "total_tokens": True}, None),
@@ -51,6 +56,28 @@ from ledger.usage import Usage, decode_usage, read_usage
 def test_usage_is_read_as_far_as_it_goes(given: Any, usage: Usage | None) -> None:
     assert read_usage(given) == usage
     assert decode_usage(msgspec.json.encode(given)) == usage
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "answer", "usage", "expected"),
+    [
+        ("audio.transcriptions", {"duration": 8.47, "text": "x"}, None, Usage(media_ms=8470)),
+        ("audio.transcriptions", {"duration": "8.47"}, None, Usage(media_ms=8470)),
+        ("audio.translations", {"duration": 2}, Usage(media_ms=3000), Usage(media_ms=3000)),
+        ("audio.transcriptions", {"duration": None}, None, None),
+        ("audio.speech", {"duration": 8}, None, None),
+        ("videos", {"seconds": "4", "object": "video"}, None, Usage(media_ms=4000)),
+        ("images", {"data": [{}, {}]}, None, Usage(images=2)),
+        ("images", {"data": [{}]}, Usage(50, 4000), Usage(50, 4000, images=1)),
+        ("images", {"data": {}}, None, None),
+        ("images", {}, Usage(1), Usage(1)),
+    ],
+)
+def test_pictures_are_counted_and_sound_is_measured_by_what_the_answer_says(
+    endpoint: str, answer: dict[str, Any], usage: Usage | None, expected: Usage | None
+) -> None:
+    raw = {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in answer.items()}
+    assert read_media(endpoint, raw, usage) == expected
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"[" * 10_000])
