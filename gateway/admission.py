@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from gateway import wayfinding
-from gateway.asks import BOUND, Ask
+from gateway.asks import BOUND, MAX_END_USER_CHARS, Ask, Form
 from gateway.caching.cache import Found
 from gateway.caching.shares import Share
 from gateway.errors import BadRequest, ScopeRefused, Unauthorized
@@ -13,7 +13,7 @@ from gateway.receipts import Receipt
 from gateway.relays import Reply
 from gateway.spending import reserve
 from providers import callers, snapshot
-from providers.allowances import NAMED_ONLY, OTHER
+from providers.allowances import ANSWERING, NAMED_ONLY, PUBLISHABLE, SECRET
 from providers.targets import AliasCard, KeyCard, Target
 
 PLACES = "places"
@@ -70,10 +70,28 @@ def check_address(key: KeyCard, caller: str) -> None:
         raise Unauthorized("This key may not be used from this address.", code="ip_not_authorized")
 
 
+def named_end_user(key: KeyCard, name: bytes) -> str:
+    """Whom the holder of a secret key acts for, by its header. Raises BadRequest."""
+    if key.kind != SECRET:
+        raise BadRequest("`x-gateway-end-user` may be sent with a secret key only.", param="x-gateway-end-user")
+    try:
+        text = name.decode().strip()
+    except UnicodeDecodeError:
+        text = ""
+    if not 0 < len(text) <= MAX_END_USER_CHARS or not text.isprintable():
+        raise BadRequest(
+            f"`x-gateway-end-user` must have 1 to {MAX_END_USER_CHARS} printable characters in UTF-8.",
+            param="x-gateway-end-user",
+        )
+    return text
+
+
 def within_scope(key: KeyCard, ask: Ask, receipt: Receipt) -> Ask:
     """The ask with what its key prescribes: an end user to count under, a bound of the answer. Raises ScopeRefused."""
     if not may_use_endpoint(key, ask.endpoint):
         raise ScopeRefused(f"This key may not use the endpoint {ask.endpoint}.")
+    if key.kind != SECRET:
+        only_answers(key, ask)
     if key.max_n is not None and ask.choices > key.max_n:
         raise BadRequest(f"`n` may be at most {key.max_n} with this key.", param="n", code="invalid_value")
     if key.max_tokens is not None:
@@ -84,22 +102,31 @@ def within_scope(key: KeyCard, ask: Ask, receipt: Receipt) -> Ask:
                 code="invalid_value",
             )
         ask = ask.bounded(key.max_tokens)
+    if receipt.call.end_user:
+        return replace(ask, end_user=receipt.call.end_user)
     if not ask.end_user and (key.end_user_limits or key.end_user_budget is not None):
         ask = replace(ask, end_user=callers.network(receipt.call.caller()))
     return ask
 
 
+def only_answers(key: KeyCard, ask: Ask) -> None:
+    """What is kept at a provider is kept there for all: of it, who holds a key that anybody can have gets nothing."""
+    if not ask.names_model or ask.method != "POST" or ask.endpoint not in ANSWERING:
+        raise ScopeRefused("This key may only be used for requests that name a model and are answered by it.")
+    if key.kind == PUBLISHABLE and ask.form is Form.PLAIN:
+        raise ScopeRefused("This key may only be used for operations whose answers the gateway can bound.")
+
+
 def may_use_endpoint(key: KeyCard, endpoint: str) -> bool:
-    """A key without a list may use all but what must be named; what belongs to no family is for secret keys only."""
-    if key.kind != "secret" and endpoint == OTHER:
-        return False
+    """A key without a list may use all but what must be named."""
     return endpoint in key.endpoints if key.endpoints else endpoint not in NAMED_ONLY
 
 
 def claim_of(key: KeyCard, alias: AliasCard, ask: Ask, receipt: Receipt, *kinds: str) -> Claim:
     """What the request takes of its limits; of those kinds only, where some are named."""
     estimates = receipt.process.limiter.estimates
-    wanted = claim(key, alias, ask.end_user, receipt.call.id, partial(estimates.tokens, key, ask))
+    address = callers.network(receipt.call.caller()) if key.address_limits else ""
+    wanted = claim(key, alias, ask.end_user, receipt.call.id, partial(estimates.tokens, key, ask), address)
     if kinds:
         wanted.charges = [charge for charge in wanted.charges if charge.kind in kinds]
         wanted.slots = wanted.slots if PLACES in kinds else []

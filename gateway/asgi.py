@@ -17,8 +17,8 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllow
 from django.http.response import HttpResponseBase
 from django.urls import ResolverMatch, get_resolver
 
-from gateway import access, bodies, heads, places
-from gateway.admission import check_address
+from gateway import access, bodies, cors, heads, places
+from gateway.admission import check_address, named_end_user
 from gateway.api import error_response
 from gateway.delivery import Live, Whole
 from gateway.engine import Engine, engine
@@ -78,6 +78,9 @@ class GatewayHandler(ASGIHandler):
         response: HttpResponseBase
         try:
             try:
+                if scope["method"] == "OPTIONS" and cors.is_preflight(scope):
+                    await _send_preflight(call, scope, send)
+                    return
                 request = await self._admit_head(call, scope, path, receive, watch)
                 response = await self._respond(request)
             except bodies.ClientGone:
@@ -99,9 +102,7 @@ class GatewayHandler(ASGIHandler):
         if self.engine.draining:
             raise Overloaded("The gateway is shutting down.", code="shutting_down")
         head = heads.read(scope)
-        call.key = await self.engine.authenticate(head.token, call.caller)
-        if call.key.cidrs:
-            check_address(call.key, call.caller())
+        await self._admit_caller(call, head)
         call.provider = call.place.provider or head.provider
         call.forwarded = head.forwarded
         incoming, body = None, b""
@@ -119,6 +120,22 @@ class GatewayHandler(ASGIHandler):
         request.call = call  # type: ignore[attr-defined]
         request.incoming = incoming  # type: ignore[attr-defined]
         return request
+
+    async def _admit_caller(self, call: Call, head: heads.Head) -> None:
+        desk = self.engine.desk
+        if head.origin and desk.kind_of(head.token).for_pages and cors.is_known(head.origin):
+            call.origin = head.origin  # so that the page can read why it is refused
+        identity = await desk.authenticate(head.token, call.caller)
+        key = call.key = identity.key
+        if identity.origins is not None:
+            call.origin = ""
+            cors.check(head.origin, identity.origins)
+            call.origin = head.origin
+        if key.cidrs:
+            check_address(key, call.caller())
+        call.end_user = identity.end_user
+        if head.end_user is not None:
+            call.end_user = named_end_user(key, head.end_user)
 
     def resolve_request(self, request: HttpRequest) -> ResolverMatch:
         """Django's, with a memory of where paths lead: it tries the routes one after the other."""
@@ -201,8 +218,18 @@ async def _send_head(call: Call, response: HttpResponseBase, send: Send) -> None
     headers.append((b"x-request-id", call.name.encode()))
     headers.append((b"openai-version", API_VERSION))
     headers.append((b"openai-processing-ms", b"%d" % ((call.process.clock() - call.started) * 1000)))
+    if call.origin:
+        headers += cors.readable(headers, call.origin)
     call.status = response.status_code
     await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+
+
+async def _send_preflight(call: Call, scope: Scope, send: Send) -> None:
+    headers = cors.preflight(scope["headers"], heads.read(scope).origin)
+    headers.append((b"x-request-id", call.name.encode()))
+    call.status = 204
+    await send({"type": "http.response.start", "status": 204, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def _send_whole(call: Call, response: HttpResponseBase, send: Send) -> None:

@@ -16,14 +16,14 @@ from django.conf import settings
 
 from gateway.alerts import Channels, Herald, velocity
 from gateway.caching.cache import Cache
-from gateway.errors import LedgerUnavailable, Overloaded, StreamInterrupted, Unauthorized
+from gateway.credentials.desk import Desk
+from gateway.errors import LedgerUnavailable, Overloaded, StreamInterrupted
 from gateway.limits.limiter import BEAT, Limiter
 from gateway.observing import Observer
 from gateway.pauses import Pauses
 from gateway.process import Process
 from gateway.sqlthread import SqlThread, close_connections, paced
 from gateway.upstream import Upstream
-from gateway.wrongkeys import WrongKeys
 from ledger import openrows
 from ledger.budgets import Budgets
 from ledger.entries import Opened
@@ -31,9 +31,8 @@ from ledger.journal import Journal
 from ledger.loglines import LogLines
 from ledger.ownprices import OwnPrices
 from ledger.pricebook import PriceBook
-from providers import callers, catalog, keyring, keys, snapshot
+from providers import catalog, snapshot
 from providers.addresses import AddressPolicy
-from providers.targets import KeyCard
 
 log = structlog.get_logger("gateway")
 
@@ -48,8 +47,6 @@ ADOPT = 5.0
 ALERT = 2.0
 IDLE = 15.0  # seconds of a pause after which connections to providers are not trusted; the wire's own idle time
 SQL_IDLE = 240.0  # the same for the database's, below the 350 s of the usual address translation
-MAX_COUNTING = 100  # wrong keys that wait for being counted; beyond it they are refused uncounted
-WRONG_KEY = "Incorrect API key provided: {}. Ask whoever runs this gateway for a key."
 
 
 class Engine:
@@ -75,9 +72,7 @@ class Engine:
         self._starting: asyncio.Lock | None = None
         self._drained_at = float("-inf")  # all that was settled before has its row
         self._failing: set[str] = set()
-        self.wrong_keys = WrongKeys()
-        self._counting: set[asyncio.Task[None]] = set()
-        self._renewing: dict[str, asyncio.Task[None]] = {}  # by the key's id
+        self.desk = Desk(self._sql_soon, self.sql, stateless=stateless)
 
     async def running(self) -> Process:
         if self.process is None:
@@ -144,7 +139,8 @@ class Engine:
         self.ready = False
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, *self._renewing.values(), *self._counting, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.desk.close()
         if self.process is not None and self.journal is not None and self._sql is not None:
             await self.process.upstream.aclose()
             self.process.disk.close()
@@ -165,52 +161,10 @@ class Engine:
 
     # --- what requests ask for ---------------------------------------------------------------------------------------
 
-    async def authenticate(self, token: str, caller: Callable[[], str] = str) -> KeyCard:
-        """The live key of that token, from memory; one look-up in SQL for one that this process has not seen.
-
-        `caller` gives the address that the call comes from. Raises Unauthorized, or RateLimited where too many wrong
-        keys have come from there.
-        """
-        if not token:
-            raise Unauthorized(
-                "You didn't provide an API key. Send it in the Authorization header: `Authorization: Bearer KEY`."
-            )
-        found: KeyCard | keyring.Verdict | None = keyring.find(token)
-        if found is keyring.MISSING and not self.stateless:
-            address = callers.network(caller())
-            self.wrong_keys.check(address)
-            assert self._sql is not None
-            found = await self._sql.run_soon(self._look_up, token, address)
-        elif found is keyring.UNKNOWN and keys.is_foreign(token) and not self.stateless:
-            self._count_guess(callers.network(caller()))
-        if not isinstance(found, KeyCard) or not found.is_live(time.time()):
-            raise Unauthorized(WRONG_KEY.format(masked(token)))
-        if found.repepper and found.id not in self._renewing:
-            self._renewing[found.id] = asyncio.create_task(self._renew(found.id, token))
-        return found
-
-    def _look_up(self, token: str, address: str) -> KeyCard | None:
-        card = keyring.load(token)
-        if card is None:
-            self.wrong_keys.count(address)
-        return card
-
-    def _count_guess(self, address: str) -> None:
-        """A wrong key that needs no look-up does not wait for being counted either; raises RateLimited."""
-        self.wrong_keys.check(address)
-        if len(self._counting) < MAX_COUNTING:
-            task = asyncio.create_task(self.sql(self.wrong_keys.count, address))
-            self._counting.add(task)
-            task.add_done_callback(self._counting.discard)
-
-    async def _renew(self, key_id: str, token: str) -> None:
-        """Only here is the token there to be digested anew; the request does not wait for it."""
-        try:
-            await self.sql(paced, keyring.renew, token)
-        except Exception:
-            log.exception("repepper_failed", key=key_id)
-        finally:
-            del self._renewing[key_id]
+    async def _sql_soon(self, job: Callable[..., T], *args: object) -> T:
+        """The same for a request that can only wait so long; raises Overloaded."""
+        assert self._sql is not None
+        return await self._sql.run_soon(job, *args)
 
     async def sql(self, job: Callable[..., T], *args: object) -> T:
         """Run one job on the process's SQL thread."""
@@ -349,11 +303,6 @@ def _channels() -> Channels:
     return Channels(
         settings.GATEWAY_ALERT_WEBHOOK, settings.GATEWAY_ALERT_EMAILS, velocity(settings.GATEWAY_ALERT_VELOCITY)
     )
-
-
-def masked(token: str) -> str:
-    """Enough of a key to recognise it by, and no more: `sk-gw-...1Xy9`."""
-    return f"{token[:3]}***{token[-4:]}" if len(token) >= 20 else "***"
 
 
 engine = Engine(

@@ -13,7 +13,8 @@ from providers.ids import uuid7
 
 CREDENTIALS = (b"authorization", b"api-key", b"x-api-key")
 PROVIDER = b"x-gateway-provider"
-READ = frozenset({*CREDENTIALS, b"content-length", b"content-encoding", b"content-type", PROVIDER})
+END_USER = b"x-gateway-end-user"
+READ = frozenset({*CREDENTIALS, b"content-length", b"content-encoding", b"content-type", b"origin", PROVIDER, END_USER})
 # What is read as JSON: it says so, says nothing, or is what a client says that knows no better (curl, a browser that
 # spares itself the preflight). All else is passed on as it comes.
 JSON = frozenset({b"", b"application/json", b"application/x-www-form-urlencoded", b"text/plain"})
@@ -36,6 +37,8 @@ class Head:
     is_upload: bool  # the body is none that is read as JSON
     provider: str  # by its name, "" where the client names none
     forwarded: list[tuple[str, str]]
+    origin: str  # of the page that calls, "" where it is none
+    end_user: bytes | None  # whom a server names that holds a secret key
 
 
 def read(scope: dict[str, Any]) -> Head:
@@ -62,6 +65,8 @@ def read(scope: dict[str, Any]) -> Head:
         scope["method"] not in BODILESS and not _is_json(found.get(b"content-type", b"")),
         found.get(PROVIDER, b"").strip().decode("latin-1"),
         forwarded,
+        found[b"origin"].decode("latin-1") if b"origin" in found else "",
+        found.get(END_USER),
     )
 
 

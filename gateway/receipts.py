@@ -49,6 +49,8 @@ class Call:
     at: float  # wall time, unix seconds
     task: "asyncio.Task[None] | None" = None
     key: KeyCard | None = None
+    end_user: str = ""  # as the credential names it, or the holder of a secret key; "": the body may
+    origin: str = ""  # of the page that may read the answer; "": none may
     status: int = 0  # of the answer, once its head has been sent
     bytes_out: int = 0
     disconnected: bool = False

@@ -6,11 +6,12 @@ plain JSON: whole numbers (0 is no limit), texts, lists and mappings of texts.
 
 import ipaddress
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from providers import origins
 from providers.targets import BudgetCard, CacheCard, KeyCard, Limits, TeamCard
 
 OTHER = "other"  # every operation that belongs to no family
@@ -22,6 +23,9 @@ ENDPOINTS = (
     *("files", "uploads", "batches", "fine_tuning", "vector_stores", "conversations", "containers", "skills", "evals"),
     *("assistants", "threads", OTHER, *NAMED_ONLY),
 )
+# What a model answers and nobody keeps: all that a key can be good for that is in anybody's hands.
+ANSWERING = frozenset(ENDPOINTS[: ENDPOINTS.index("videos")])
+SECRET, PUBLISHABLE = KINDS = ("secret", "publishable")
 PERIODS = ("day", "month", "total")
 UNKNOWN_PRICE = ("allow", "block")
 CACHE_MODES = ("off", "on", "opt_in")
@@ -121,6 +125,11 @@ def networks(value: Any) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def web_origins(value: Any) -> list[str]:
+    """Origins of pages and patterns of them, in the form in which they are compared."""
+    return list(dict.fromkeys(origins.check(text) for text in _texts(value, "https://app.example.com")))
+
+
 def tags(value: Any) -> dict[str, str]:
     if not isinstance(value, dict) or len(value) > MAX_TAGS:
         raise ValueError(f"must be at most {MAX_TAGS} names with texts, such as {{cost_centre: '4711'}}")
@@ -211,6 +220,10 @@ KEY: Mapping[str, Setting] = {
     "max_tokens": Setting(None, cap),
     "max_n": Setting(None, cap),
     "cidrs": Setting([], networks),
+    "origins": Setting([], web_origins),
+    "address_rpm": Setting(0, whole),
+    "address_tpm": Setting(0, whole),
+    "address_concurrency": Setting(0, whole),
     "tags": Setting({}, tags),
     "unknown_price": Setting("allow", unknown_price),
     "cache": Setting("alias", one_of(*KEY_CACHE)),
@@ -239,6 +252,27 @@ def checked(known: Mapping[str, Setting], given: Mapping[str, Any]) -> dict[str,
     for name, wrong in faults.items():
         raise ValueError(f"{name} {wrong}")
     return values
+
+
+def faults_of_kind(kind: str, aliases: Collection[str], values: Mapping[str, Any]) -> dict[str, str]:
+    """What a key of that kind lacks, by setting. A publishable one is seen by everybody, so that it names its bounds.
+
+    `values` are settings as they are stored.
+    """
+    if kind != PUBLISHABLE:
+        return {}
+    faults: dict[str, str] = {}
+    if not values["origins"]:
+        faults["origins"] = "must name the pages that may use a publishable key, such as https://app.example.com"
+    if not aliases or "*" in aliases:
+        faults["aliases"] = "must be named one by one for a publishable key; * would open all that ever comes"
+    if not values["endpoints"] or not ANSWERING.issuperset(values["endpoints"]):
+        faults["endpoints"] = f"must be named for a publishable key, of {', '.join(sorted(ANSWERING))}"
+    if values["max_tokens"] is None:
+        faults["max_tokens"] = "must be given for a publishable key: the most output tokens of a request"
+    if not values["address_rpm"]:
+        faults["address_rpm"] = "must be given for a publishable key: what a script gets that has stolen it"
+    return faults
 
 
 def limits_of(values: Mapping[str, Any]) -> Limits:
@@ -292,6 +326,10 @@ def allow(card: KeyCard, values: Mapping[str, Any], team: TeamCard | None) -> Ke
         max_tokens=values["max_tokens"],
         max_n=values["max_n"],
         cidrs=tuple(values["cidrs"]),
+        origins=tuple(values["origins"]),
+        address_limits=Limits(
+            rpm=values["address_rpm"], tpm=values["address_tpm"], concurrency=values["address_concurrency"]
+        ),
         tags=values["tags"],
         budgets=budgets_of(values["budget"], alerts, "key", owner),
         end_user_budget=end_user[0] if end_user else None,

@@ -86,6 +86,8 @@ def key_card(row: ClientKey) -> KeyCard:
     )
     try:
         values = allowances.checked(allowances.KEY, settings_of(row, allowances.KEY))
+        for name, wrong in allowances.faults_of_kind(row.kind, row.aliases, values).items():
+            raise ValueError(f"{name} {wrong}")
         return allowances.allow(card, values, team_card(row.team) if row.team else None)
     except FAULTS as error:
         raise BadRow(f"client key {row.id}: {error}") from None

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 from django.db import DatabaseError
+from django.db.models import Q
 from django.utils import timezone
 
 from providers import keyring, overlay
@@ -26,6 +27,8 @@ __all__ = ["Catalog", "Reader", "current", "install"]
 FULL_EVERY = 60.0  # seconds
 # Beyond this many changed ids of a kind, all of the kind is read: SQLite bounds a statement's parameters.
 MAX_IDS = 900
+# Keys whose pages' origins are held; beyond them a page of the newest gets no answer to its preflight.
+MAX_WEB_KEYS = 10_000
 # No request lasts as long.
 COMPROMISED_FOR = timedelta(days=1)
 
@@ -57,6 +60,7 @@ class Reader:
         self._keys: Mapping[str, KeyCard] = {}
         self._compromised: frozenset[str] = frozenset()
         self._purges: Mapping[str, str] = {}
+        self._origins: frozenset[str] = frozenset()
         self._loaded: tuple[float, float] | None = None  # wall and monotonic time of the last full load
         self._failing = False
 
@@ -68,6 +72,7 @@ class Reader:
                 self._forget(self._log.restart())
                 self._providers, self._aliases, self._keys = read_providers(), read_aliases(), read_keys()
                 self._compromised, self._purges = read_compromised(), read_marks()
+                self._origins = read_origins()
         except Exception as error:  # whatever it is, requests go on with what there is
             self._failed(error)
             if not current().loaded_at:
@@ -118,7 +123,7 @@ class Reader:
             changed["clientkey"].add(EVERY)
         if "clientkey" in changed:
             self._keys = merged(self._keys, changed["clientkey"], read_keys)
-            self._compromised = read_compromised()
+            self._compromised, self._origins = read_compromised(), read_origins()
         if "cachepurge" in changed:
             self._purges = read_marks()
 
@@ -149,6 +154,7 @@ class Reader:
                 gateway_budgets=self._overlay.gateway_budgets,
                 compromised=self._compromised,
                 purges=self._purges,
+                origins=self._origins,
             )
         )
 
@@ -244,3 +250,11 @@ def read_compromised() -> frozenset[str]:
     """The ids of the keys whose running requests are to be ended; of older ones none is running any more."""
     since = timezone.now() - COMPROMISED_FOR
     return frozenset(ClientKey.objects.filter(compromised_at__gte=since).values_list("pk", flat=True))
+
+
+def read_origins() -> frozenset[str]:
+    """The origins of the pages that any live key lets in; whether a key is that of the call is seen at the call."""
+    now = timezone.now()
+    rows = ClientKey.objects.filter(~Q(origins=[]), Q(expires_at=None) | Q(expires_at__gt=now), enabled=True)
+    lists = rows.order_by("created_at").values_list("origins", flat=True)[:MAX_WEB_KEYS]
+    return frozenset(text for texts in lists if isinstance(texts, list) for text in texts if isinstance(text, str))

@@ -92,6 +92,7 @@ class KeyEntry:
     existing: str = ""
     enabled: bool = True
     team: str = ""
+    kind: str = allowances.SECRET
     settings: Settings = field(default_factory=lambda: defaults(allowances.KEY))
 
 
@@ -295,12 +296,16 @@ class _Reader:
     def key(self, name: str, value: Any, path: str) -> KeyEntry:
         self._short_name(name, path, "a key's name")
         entry = self.mapping(value, path, KNOWN["key"])
-        if self.text(entry, "kind", path, "secret") != "secret":
-            self.fault(f"{path}.kind", "there is one kind of client key: secret")
+        kind = self.text(entry, "kind", path, allowances.SECRET)
+        if kind not in allowances.KINDS:
+            self.fault(f"{path}.kind", f"there is no kind {kind!r}; there are {', '.join(allowances.KINDS)}")
         patterns = entry.get("aliases", ["*"])
         if not isinstance(patterns, list):
             self.fault(f"{path}.aliases", "must be a list such as [fast, mistral/*]")
             patterns = []
+        settings = self._settings(allowances.KEY, entry, path)
+        for setting, wrong in allowances.faults_of_kind(kind, patterns, settings).items():
+            self.fault(f"{path}.{setting}", wrong)
         for index, pattern in enumerate(patterns):
             self._alias_name(pattern, f"{path}.aliases[{index}]")
         if "existing" in entry:
@@ -315,7 +320,8 @@ class _Reader:
             existing=entry.get("existing", ""),
             enabled=self.flag(entry, "enabled", path, default=True),
             team=team,
-            settings=self._settings(allowances.KEY, entry, path),
+            kind=kind,
+            settings=settings,
         )
 
     def _short_name(self, name: str, path: str, what: str) -> None:

@@ -170,6 +170,9 @@ class _Importer:
         row = self.rows.keys.get(name) or self._existing_key(next(e for e in self.config.keys if e.name == name))
         if row is None:
             return
+        if row.kind != view["kind"]:
+            self.problems.append(f"keys.{name}.kind: a key stays what it is, {row.kind}: give the new one a new name")
+            return
         for field in ("aliases", "enabled", *allowances.KEY):
             setattr(row, field, view[field])
         row.team, row.source = self.rows.teams.get(view["team"]), FROM_FILE

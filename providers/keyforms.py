@@ -95,6 +95,12 @@ class ClientKeyForm(BudgetForm):
         required=False,
         help_text="Where calls may come from, one a line: 192.0.2.0/24, 2001:db8::/32. Empty: anywhere.",
     )
+    origins = Lines(
+        label="web origins",
+        required=False,
+        help_text="Pages that may use a publishable key, one a line: https://app.example.com, https://*.example.com. "
+        "Of a secret key: pages that the tokens which it mints may be meant for.",
+    )
     tags = JSONText(required=False, help_text='Names and texts for your own accounts: {"cost_centre": "4711"}.')
     unknown_price = forms.CharField(
         label="where no price is known",
@@ -105,7 +111,7 @@ class ClientKeyForm(BudgetForm):
 
     class Meta:
         model = ClientKey
-        fields = ("name", "aliases", "expires_at", "enabled", "team", *allowances.KEY)
+        fields = ("name", "kind", "aliases", "expires_at", "enabled", "team", *allowances.KEY)
         help_texts = {
             **LIMIT_HELP,
             **BUDGET_HELP,
@@ -117,9 +123,30 @@ class ClientKeyForm(BudgetForm):
             "cache": "On and off count where the alias keeps answers: an alias that is off keeps none.",
             "cache_ttl": "0: as long as the alias says.",
             "max_n": "The most choices that a request may ask for.",
+            "address_rpm": "Of each address that calls come from, of IPv6 each /64. 0: no limit. "
+            "A publishable key must have it: it is what a script gets that has stolen the key.",
             "end_user_rpm": "Of each end user that the application names. 0: no limit.",
             "end_user_budget": "Of each end user: 1.00/day. Empty: no budget.",
         }
+
+    kind = forms.ChoiceField(
+        choices=[
+            ("secret", "secret: for servers, never in a page or an app"),
+            ("publishable", "publishable: may stand in a page's source"),
+        ],
+        required=False,
+        initial=allowances.SECRET,
+        help_text="A publishable key must name its pages, models and endpoints, most output tokens and requests a "
+        "minute of an address.",
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not self.instance._state.adding:
+            self.fields.pop("kind", None)  # a key stays what it is
+
+    def clean_kind(self) -> str:
+        return self.cleaned_data["kind"] or allowances.SECRET
 
     def clean_unknown_price(self) -> str:
         return self.cleaned_data["unknown_price"] or "allow"

@@ -16,6 +16,7 @@ from providers.ids import base62
 
 Kind = Literal["sk", "pk", "ek"]  # secret, publishable, ephemeral
 KINDS: tuple[Kind, ...] = get_args(Kind)
+PREFIX_OF: dict[str, Kind] = {"secret": "sk", "publishable": "pk"}  # by a row's kind
 PREFIXES = {f"{kind}-gw-": kind for kind in KINDS}
 PREFIX_CHARS, ID_CHARS, SECRET_CHARS, CHECKSUM_CHARS = 6, 10, 43, 6
 DASH = PREFIX_CHARS + ID_CHARS

@@ -23,14 +23,20 @@ class KeyRefused(ValueError):
 
 class ClientKeyManager(TrackedManager["ClientKey"]):
     def mint(
-        self, name: str, *, aliases: Sequence[str] = ("*",), expires_at: datetime | None = None, **given: Any
+        self,
+        name: str,
+        *,
+        aliases: Sequence[str] = ("*",),
+        expires_at: datetime | None = None,
+        kind: str = allowances.SECRET,
+        **given: Any,
     ) -> "tuple[ClientKey, str]":
         """A new key and its row; `given` are settings of allowances.KEY and other columns; raises KeyRefused.
 
         The token is in no other place: show it once.
         """
-        given = _checked(name, aliases, given)
-        minted = keys.mint()
+        given = {**_checked(name, aliases, given, kind), "kind": kind}
+        minted = keys.mint(keys.PREFIX_OF[kind])
         row = self._born(minted.token, id=minted.id, name=name, aliases=list(aliases), expires_at=expires_at, **given)
         return row, minted.token
 
@@ -78,12 +84,17 @@ class ClientKeyManager(TrackedManager["ClientKey"]):
         return row
 
 
-def _checked(name: str, aliases: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
+def _checked(
+    name: str, aliases: Sequence[str], given: Mapping[str, Any], kind: str = allowances.SECRET
+) -> dict[str, Any]:
     """The settings as they are stored, beside the other columns; raises KeyRefused."""
     if not name.strip() or len(name) > 100:
         raise KeyRefused("a key's name has 1 to 100 characters")
     try:
         alias_names.check_all(list(aliases))
-        return {**given, **allowances.checked(allowances.KEY, given)}
+        values = allowances.checked(allowances.KEY, given)
+        for setting, wrong in allowances.faults_of_kind(kind, aliases, values).items():
+            raise ValueError(f"{setting} {wrong}")
+        return {**given, **values}
     except ValueError as error:
         raise KeyRefused(str(error)) from None

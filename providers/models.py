@@ -284,9 +284,9 @@ def every_alias() -> list[str]:
 class ClientKey(Limited, Budgeted, Row):
     """What an application holds: an id, a digest and what the key may do. The key itself is shown once and not kept."""
 
-    SECRET = "secret"  # noqa: S105
+    SECRET, PUBLISHABLE = allowances.KINDS
     name = models.CharField(max_length=100)
-    kind = models.CharField(max_length=12, choices=[(SECRET, "secret")], default=SECRET, editable=False)
+    kind = models.CharField(max_length=12, choices=[(kind, kind) for kind in allowances.KINDS], default=SECRET)
     pepper_id = models.CharField(max_length=40, editable=False)
     digest = models.BinaryField(max_length=32, editable=False)
     last_four = models.CharField(max_length=4, blank=True, editable=False)
@@ -306,6 +306,11 @@ class ClientKey(Limited, Budgeted, Row):
     max_tokens = models.PositiveIntegerField("most output tokens", null=True, blank=True)
     max_n = models.PositiveIntegerField("most choices (n)", null=True, blank=True)
     cidrs = models.JSONField("source networks", default=list, db_default=[], blank=True)
+    # Pages that may use a publishable key; of a secret key, those that the tokens which it mints may be meant for.
+    origins = models.JSONField("web origins", default=list, db_default=[], blank=True)
+    address_rpm = models.PositiveIntegerField("requests a minute of an address", default=0, db_default=0)
+    address_tpm = models.PositiveIntegerField("tokens a minute of an address", default=0, db_default=0)
+    address_concurrency = models.PositiveIntegerField("requests at once of an address", default=0, db_default=0)
     tags = models.JSONField(default=dict, db_default={}, blank=True)
     unknown_price = models.CharField("where no price is known", max_length=20, default="allow", db_default="allow")
     cache = models.CharField(
@@ -346,6 +351,8 @@ class ClientKey(Limited, Budgeted, Row):
         except ValueError as error:
             raise ValidationError({"aliases": str(error)}) from None
         settle(self, allowances.KEY)
+        if faults := allowances.faults_of_kind(self.kind, self.aliases, settings_of(self, allowances.KEY)):
+            raise ValidationError({name: f"{wrong[0].upper()}{wrong[1:]}." for name, wrong in faults.items()})
 
     @property
     def ends_at(self) -> datetime | None:

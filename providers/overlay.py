@@ -172,6 +172,9 @@ class _Maker:
         if isinstance(parsed, keys.Malformed):
             self.problems.append(Problem(place, "is damaged, or holds characters that no key has"))
             return None
+        if (parsed.kind if parsed else "sk") != keys.PREFIX_OF[entry.kind]:
+            self.problems.append(Problem(place, f"is no {entry.kind} key by its form"))
+            return None
         wrong = weakness(token)
         if wrong:
             self.problems.append(Problem(place, wrong, weak=True))
@@ -186,6 +189,7 @@ class _Maker:
             aliases=entry.aliases,
             enabled=entry.enabled,
             expires_at=entry.expires_at.timestamp() if entry.expires_at else None,
+            kind=entry.kind,
         )
         return allowances.allow(card, entry.settings, self.teams.get(entry.team))
 

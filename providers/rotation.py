@@ -55,6 +55,7 @@ def _successor(old: ClientKey) -> tuple[ClientKey, str]:
         old.name,
         aliases=old.aliases,
         expires_at=old.expires_at,
+        kind=old.kind,
         **settings_of(old, allowances.KEY),
         team=old.team,
         principal=old.principal or old.id,

@@ -18,6 +18,7 @@ class Catalog:
     lengths: tuple[int, ...] = ()
     keys: Mapping[bytes, KeyCard] = field(default_factory=dict)  # keys from elsewhere, by digest
     gateway_budgets: tuple[BudgetCard, ...] = ()  # of all requests together
+    origins: frozenset[str] = frozenset()  # of the pages that any key lets in, and patterns of them
     compromised: frozenset[str] = frozenset()  # ids of client keys whose running requests are to be ended
     purges: Mapping[str, str] = field(default_factory=dict)  # marks of what was thrown out of the cache, by name
     loaded_at: float = 0.0  # unix seconds, wall time, of the last look at the database; 0: never
@@ -66,8 +67,10 @@ def build(
     gateway_budgets: Iterable[BudgetCard] = (),
     compromised: Iterable[str] = (),
     purges: Mapping[str, str] | None = None,
+    origins: Iterable[str] = (),
 ) -> Catalog:
     """A catalog of those cards; where two have the same id, name or digest, the later one stays."""
+    held = tuple(keys)
     exact: dict[str, AliasCard] = {}
     patterns: dict[str, AliasCard] = {}
     for alias in aliases:
@@ -80,11 +83,12 @@ def build(
         exact=exact,
         patterns=patterns,
         lengths=tuple(sorted({len(prefix) for prefix in patterns}, reverse=True)),
-        keys={card.digest: card for card in keys},
+        keys={card.digest: card for card in held},
         loaded_at=loaded_at,
         gateway_budgets=tuple(gateway_budgets),
         compromised=frozenset(compromised),
         purges=purges or {},
+        origins=frozenset(origins).union(*(card.origins for card in held)),
     )
 
 

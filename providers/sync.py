@@ -27,7 +27,14 @@ DEFAULTS: Mapping[str, View] = {
         **defaults(allowances.ALIAS),
     },
     TEAMS: {"enabled": True, **defaults(allowances.TEAM)},
-    KEYS: {"aliases": ["*"], "expires_at": None, "enabled": True, "team": "", **defaults(allowances.KEY)},
+    KEYS: {
+        "kind": allowances.SECRET,
+        "aliases": ["*"],
+        "expires_at": None,
+        "enabled": True,
+        "team": "",
+        **defaults(allowances.KEY),
+    },
 }
 
 
@@ -105,6 +112,7 @@ def view_of(row: AnyRow) -> View:
     if isinstance(row, Team):
         return {"enabled": row.enabled, **settings_of(row, allowances.TEAM)}
     return {
+        "kind": row.kind,
         "aliases": list(row.aliases),
         "expires_at": _moment(row.expires_at),
         "enabled": row.enabled,
@@ -187,6 +195,7 @@ def _alias_view(
 
 def _key_view(entry: KeyEntry) -> View:
     return {
+        "kind": entry.kind,
         "aliases": list(entry.aliases),
         "expires_at": _moment(entry.expires_at),
         "enabled": entry.enabled,

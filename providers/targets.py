@@ -171,7 +171,7 @@ class KeyCard:
     aliases: tuple[str, ...] = ("*",)  # patterns, compared with the name that the client asks for
     enabled: bool = True
     expires_at: float | None = None  # unix seconds, wall time
-    kind: str = "secret"
+    kind: str = "secret"  # or publishable, or, of a token that such a key has minted, ephemeral
     principal: str = ""
     repepper: bool = False  # its digest is to be made anew, under the pepper for writing
     limits: Limits = field(default_factory=Limits)
@@ -184,6 +184,8 @@ class KeyCard:
     tags: Mapping[str, str] = field(default_factory=dict)
     budgets: tuple[BudgetCard, ...] = ()
     end_user_budget: BudgetCard | None = None
+    address_limits: Limits = field(default_factory=Limits)  # of each address that calls come from
+    origins: tuple[str, ...] = ()  # of pages that may use it, or, of a secret key, the tokens that it mints
     unknown_price: str = "allow"  # or "block", or "charge"
     unknown_price_charge: Decimal | None = None  # US dollars a request, where unknown_price is "charge"
     cache: str = "alias"  # as the alias says; or "on", or "off"

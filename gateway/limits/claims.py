@@ -119,7 +119,9 @@ def standing(rate: Rate, tat: float, now: float) -> Standing:
     return Standing(rate.limit, max(0, math.floor(gcra.room(rate, tat, now))), max(tat - now, 0.0))
 
 
-def claim(key: KeyCard, alias: AliasCard, end_user: str, holder: str, tokens: Callable[[], int]) -> Claim:
+def claim(
+    key: KeyCard, alias: AliasCard, end_user: str, holder: str, tokens: Callable[[], int], address: str = ""
+) -> Claim:
     """What a request of that key to that alias takes. `tokens` estimates all that it will use where it counts."""
     made = Claim(holder)
     scopes = [(key.limits, "key:" + key.principal, "key")] if key.limits else []
@@ -127,6 +129,8 @@ def claim(key: KeyCard, alias: AliasCard, end_user: str, holder: str, tokens: Ca
         scopes.append((key.team.limits, "team:" + key.team.id, "team"))
     if end_user and key.end_user_limits:
         scopes.append((key.end_user_limits, f"user:{key.principal}:{end_user}", "end user"))
+    if address and key.address_limits:
+        scopes.append((key.address_limits, f"addr:{key.principal}:{address}", "address"))
     if alias.limits:
         scopes.append((alias.limits, "alias:" + alias.id, "model"))
     estimate, spent = -1, list[Charge]()

@@ -18,9 +18,10 @@ from providers.models import ClientKey, settings_of
 
 OVERLAP = timedelta(hours=24)
 
-FACTS = ("id", "ends_with", "foreign", "principal", "successor", "pepper_deadline", "created_at", "source")
+FACTS = ("kind", "id", "ends_with", "foreign", "principal", "successor", "pepper_deadline", "created_at", "source")
 ALLOWANCES = [
     ("What it may ask for", {"fields": ("aliases", "endpoints", "max_tokens", "max_n", "cidrs")}),
+    ("Pages", {"fields": ("origins", "address_rpm", "address_tpm", "address_concurrency")}),
     ("Limits", {"fields": tuple(allowances.LIMITS)}),
     ("Cached answers", {"fields": ("cache", "cache_ttl")}),
     ("Money", {"fields": (*allowances.BUDGET, "unknown_price", "tags")}),
@@ -37,8 +38,8 @@ ALLOWANCES = [
 @admin.register(ClientKey)
 class ClientKeyAdmin(DjangoObjectActions, OwnedAdmin):  # type: ignore[misc]
     form = ClientKeyForm
-    list_display = ("name", "public_id", "team", "alias_names", "state", "expires_at", "created_at", "source")
-    list_filter = ("enabled", "team", "source")
+    list_display = ("name", "kind", "public_id", "team", "alias_names", "state", "expires_at", "created_at", "source")
+    list_filter = ("kind", "enabled", "team", "source")
     list_select_related = ("team",)
     search_fields = ("name", "id", "last_four")
     actions = ("enable", "disable", "revoke")
@@ -46,7 +47,7 @@ class ClientKeyAdmin(DjangoObjectActions, OwnedAdmin):  # type: ignore[misc]
     change_list_template = OwnedAdmin.change_list_template
 
     def get_fieldsets(self, request: HttpRequest, obj: ClientKey | None = None) -> Any:
-        first = ("name", "team", "expires_at") if obj is None else ("name", "team", "expires_at", "enabled")
+        first = ("name", "kind", "team", "expires_at") if obj is None else ("name", "team", "expires_at", "enabled")
         sets: list[Any] = [(None, {"fields": first}), *ALLOWANCES]
         return sets if obj is None else [*sets, ("The key itself", {"fields": FACTS})]
 
@@ -87,7 +88,9 @@ class ClientKeyAdmin(DjangoObjectActions, OwnedAdmin):  # type: ignore[misc]
             super().save_model(request, obj, form, change)
             return
         given = {**settings_of(obj, allowances.KEY), "team": obj.team}
-        made, token = ClientKey.objects.mint(obj.name, aliases=obj.aliases, expires_at=obj.expires_at, **given)
+        made, token = ClientKey.objects.mint(
+            obj.name, aliases=obj.aliases, expires_at=obj.expires_at, kind=obj.kind, **given
+        )
         # The page's object becomes the row that was made; the token lives as long as this request.
         obj.__dict__.update(made.__dict__)
         request.minted_token = token  # type: ignore[attr-defined]

@@ -146,9 +146,6 @@ SCOPES: list[tuple[dict[str, object], str, int]] = [
     ({"endpoints": ["other"]}, "/chat/completions", 403),
     ({"endpoints": ["organization"]}, "/organization/users", 200),
     ({"endpoints": ["fine_tuning"]}, "/fine_tuning/jobs/j/events", 200),
-    ({"kind": "publishable"}, "/agents", 403),
-    ({"kind": "publishable", "endpoints": ["other"]}, "/agents", 403),
-    ({"kind": "publishable"}, "/files", 200),
 ]
 
 

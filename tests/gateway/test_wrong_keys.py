@@ -64,14 +64,14 @@ async def test_guesses_at_keys_from_elsewhere_are_counted_too(door: Door) -> Non
         assert await statuses(door, [f"some-key-from-elsewhere-{number}"]) == [401]
         while not await counted(number):
             pass
-    assert await eventually(lambda: bool(door.engine.wrong_keys._until))
+    assert await eventually(lambda: bool(door.engine.desk.wrong_keys._until))
     assert await statuses(door, ["some-key-from-elsewhere-7"]) == [429]
 
 
 async def test_s21_another_address_has_its_own_guesses(door: Door) -> None:
     async def guess(address: str) -> str:
         try:
-            await door.engine.authenticate(keys.mint().token, lambda: address)
+            await door.engine.desk.authenticate(keys.mint().token, lambda: address)
         except (Unauthorized, RateLimited) as exc:
             return type(exc).__name__
         return "admitted"

@@ -182,3 +182,20 @@ def test_s18_the_history_cannot_be_changed(admin: Client) -> None:
     assert admin.post(old, {"name": "other", "aliases": "*"}).status_code == 405
     assert ClientKey.objects.get().name == "app"
     assert admin.get(old, follow=True).redirect_chain == [(url("historicalclientkey_change", str(record.pk)), 302)]
+
+
+def test_a_publishable_key_is_made_with_its_bounds_or_not_at_all(admin: Client) -> None:
+    form = {"name": "page", "kind": "publishable", "aliases": "fast", "endpoints": ["chat.completions"]}
+    form |= {"origins": "HTTPS://app.example.com\nhttps://*.example.org", "address_rpm": "20"}
+    said = errors(admin.post(url("clientkey_add"), {**form, "max_tokens": ""}))
+    assert said == ["Must be given for a publishable key: the most output tokens of a request."]
+    shown = page(admin.post(url("clientkey_add"), {**form, "max_tokens": "50"}))
+    row = ClientKey.objects.get()
+    assert f"pk-gw-{row.id}-" in shown
+    assert (row.kind, row.origins, row.address_rpm) == (
+        "publishable",
+        ["https://app.example.com", "https://*.example.org"],
+        20,
+    )
+    said = errors(admin.post(url("clientkey_change", row.id), {**form, "max_tokens": "50", "origins": ""}))
+    assert said == ["Must name the pages that may use a publishable key, such as https://app.example.com."]

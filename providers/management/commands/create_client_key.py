@@ -8,13 +8,16 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
-from providers import spans
+from providers import allowances, spans
 from providers.audit import ActingCommand
 from providers.managers import KeyRefused
 from providers.models import ClientKey, Team
 
-SETTINGS = ("rpm", "burst", "tpm", "concurrency", "budget", "max_tokens", "max_n", "unknown_price")
-LISTS = {"endpoints": "endpoint", "cidrs": "cidr"}
+SETTINGS = (
+    *("rpm", "burst", "tpm", "concurrency", "budget", "max_tokens", "max_n", "unknown_price"),
+    *("address_rpm", "end_user_rpm", "end_user_budget"),
+)
+LISTS = {"endpoints": "endpoint", "cidrs": "cidr", "origins": "origin"}
 
 
 class Command(ActingCommand):
@@ -47,6 +50,22 @@ class Command(ActingCommand):
             "--unknown-price", metavar="POLICY", help="allow, block, or the US dollars that such a request is charged"
         )
         parser.add_argument(
+            "--kind",
+            choices=allowances.KINDS,
+            default=allowances.SECRET,
+            help="publishable: may stand in a page's source; wants --origin, --alias, --endpoint, --max-tokens and "
+            "--address-rpm",
+        )
+        parser.add_argument(
+            "--origin",
+            action="append",
+            metavar="ORIGIN",
+            help="of pages that may use it: https://app.example.com, https://*.example.com",
+        )
+        parser.add_argument("--address-rpm", type=int, metavar="N", help="requests a minute of each address")
+        parser.add_argument("--end-user-rpm", type=int, metavar="N", help="requests a minute of each end user")
+        parser.add_argument("--end-user-budget", metavar="AMOUNT/PERIOD", help="US dollars of each end user: 0.10/day")
+        parser.add_argument(
             "--existing-key-env", metavar="NAME", help="take over the key that this environment variable holds"
         )
         parser.add_argument("--json", action="store_true", help="print one JSON object with id and key")
@@ -57,11 +76,15 @@ class Command(ActingCommand):
         expires_at = expiry(options["expires"])
         given = allowed(options)
         try:
+            if source and options["kind"] != allowances.SECRET:
+                raise KeyRefused("a publishable key is made here: its form says what it is")
             if source:
                 token = existing_key(source)
                 row = ClientKey.objects.adopt(token, name=name, aliases=aliases, expires_at=expires_at, **given)
             else:
-                row, token = ClientKey.objects.mint(name, aliases=aliases, expires_at=expires_at, **given)
+                row, token = ClientKey.objects.mint(
+                    name, aliases=aliases, expires_at=expires_at, kind=options["kind"], **given
+                )
         except KeyRefused as error:
             raise CommandError(f"No key was created: {error}.") from None
         if options["json"]:
