@@ -15,7 +15,7 @@ import structlog
 from django.conf import settings
 
 from gateway.alerts import Channels, Herald, velocity
-from gateway.caching.cache import Cache
+from gateway.caching.opening import open_cache
 from gateway.credentials.desk import Desk
 from gateway.errors import LedgerUnavailable, Overloaded, StreamInterrupted
 from gateway.limits.limiter import BEAT, Limiter
@@ -38,7 +38,6 @@ log = structlog.get_logger("gateway")
 
 T = TypeVar("T")
 
-MIB = 1024 * 1024
 TICK = 0.25
 REFRESH = 1.0
 DRAIN = 0.25
@@ -102,7 +101,7 @@ class Engine:
             upstream or Upstream(policy), self.journal, clock, self.limiter, prices, budgets, self._sql.run_soon
         )
         self.process.disk.directory = self.data_dir or Path(settings.DATA_DIR)
-        self.process.cache = Cache(self.process.memory, settings.GATEWAY_CACHE_MEMORY * MIB)
+        self.process.cache = open_cache(self.process)
         if self.durable_open:
             self.process.commit_open = self._commit_open
         lasting = None if self.durable_open or settings.ON_LAMBDA else self.process.disk.directory
@@ -147,6 +146,7 @@ class Engine:
             try:
                 while await self.sql(self.journal.drain, DRAIN_LINES):
                     pass
+                await self.process.cache.close()
                 if self.process.budgets is not None:
                     await self.process.budgets.close()
                 if not self.stateless:
@@ -268,6 +268,8 @@ class Engine:
         budgets = self.process.budgets
         if budgets is not None:
             await self._without_noise("budgets", budgets.tend(self._drained_at))
+        if not self.pauses.resting:
+            await self._without_noise("cache", self.process.cache.tend())
 
     async def _beat(self) -> None:
         if not self.stateless:

@@ -22,6 +22,22 @@ class LimitBucket(models.Model):
         return self.id
 
 
+class CachedAnswer(models.Model):
+    """An answer that all processes may give again (gateway/caching/): bytes with a checksum, and when they are over."""
+
+    id = models.CharField(primary_key=True, max_length=64)
+    value = models.BinaryField()
+    size = models.PositiveIntegerField()
+    expires_at = models.FloatField()  # unix seconds
+
+    class Meta:
+        # Both in one index, so that their sum and their order are read without the answers.
+        indexes = [models.Index(fields=["expires_at", "size"], name="gateway_answer_expires")]
+
+    def __str__(self) -> str:
+        return self.id
+
+
 class GatewayProcess(models.Model):
     """A process that serves. One whose pulse is older than ten seconds is dead, and has lost its places."""
 

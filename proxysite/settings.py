@@ -168,6 +168,7 @@ SIMPLE_HISTORY_REVERT_DISABLED = True
 # --- the gateway -----------------------------------------------------------------------------------------------------
 GATEWAY_CONFIG = env.place("GATEWAY_CONFIG")
 GATEWAY_CACHE_MEMORY = env.number("GATEWAY_CACHE_MEMORY", 64)
+GATEWAY_CACHE_DATABASE = env.number("GATEWAY_CACHE_DATABASE", 1024)
 GATEWAY_BUDGET = env.text("GATEWAY_BUDGET")
 GATEWAY_ALERT_WEBHOOK = env.text("GATEWAY_ALERT_WEBHOOK")
 GATEWAY_ALERT_EMAILS = env.words("GATEWAY_ALERT_EMAILS")

@@ -45,6 +45,7 @@ GATEWAY_ORDER = (
     "bodies",
     "uploads",
     "metrics",
+    "redislink",
     "limits",
     "spending",
     "wayfinding",

@@ -85,6 +85,16 @@ class Cache:
         serving.mark(receipt, serving.MISS)
         return Found(ask, share=Share(shelf, self._lead(name, receipt), receipt, sent, target, name, stale))
 
+    async def tend(self) -> None:
+        """Called four times a second: what is not urgent, off every request's way."""
+        if self.shared is not None:
+            await self.shared.tend()
+
+    async def close(self) -> None:
+        self.memory.clear()
+        if self.shared is not None:
+            await self.shared.close()
+
     def _serve(
         self, name: bytes, kept: Kept, ask: Ask, receipt: Receipt, target: Target, state: str = serving.HIT
     ) -> Reply | None:

@@ -24,6 +24,10 @@ class SharedStore(Protocol):
 
     def put(self, name: bytes, kept: Kept, seconds: float) -> None: ...
 
+    async def tend(self) -> None: ...
+
+    async def close(self) -> None: ...
+
 
 class Shelf:
     def __init__(

@@ -1,7 +1,7 @@
 """Limits of several processes through Redis or Valkey: one script call for all of a request's buckets and places.
 
 Whatever requests want at the same moment goes out together on one connection. Where the server does not answer within
-TIMEOUT, a request goes on alone; after FAILURES of these, for REST seconds, no request waits for it any more.
+TIMEOUT, a request goes on alone; after FAILURES of these, for some seconds, no request waits for it any more.
 """
 
 import asyncio
@@ -11,23 +11,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
-from redis import asyncio as aioredis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError
 
+from gateway import redislink
 from gateway.limits import scripts
 from gateway.limits.alone import AloneLimiter
 from gateway.limits.claims import REQUESTS, Charge, Claim, Slot, Verdict, standing
 from gateway.limits.memory import MAX_BUCKETS
+from gateway.redislink import FAILURES, Link
 
 log = structlog.get_logger("gateway")
 
-TIMEOUT = 0.05  # seconds, to connect and for each answer
-LATE = 0.005  # seconds by which this process itself was busy; then the answer may be there and not read yet
-AGAIN = 0.03
-FAILURES = 3
-REST = 5.0  # seconds
+TIMEOUT = redislink.TIMEOUT
 AT_ONCE = 50  # script calls in one round trip
 LEASE = 60.0  # seconds after which a place is free whose process has not renewed it
 RENEW = 20.0
@@ -60,17 +55,7 @@ class RedisLimiter:
         self.clock = clock
         self.processes = 1
         self.alone = AloneLimiter(clock)
-        self.rest_until = 0.0
-        self._redis = aioredis.Redis.from_url(
-            url,
-            # TIMEOUT is kept by `_exchange`, which knows whether it is this process that was slow.
-            socket_timeout=None,
-            socket_connect_timeout=None,
-            retry=Retry(NoBackoff(), 0),
-            single_connection_client=False,
-            max_connections=2,
-        )
-        self._failures = 0
+        self._link = Link(url, clock, connections=2)
         self._calls: list[Call] = []
         self._settlement = Settlement()
         self._flushing: asyncio.Task[None] | None = None
@@ -86,7 +71,7 @@ class RedisLimiter:
             if charge.kind == REQUESTS and (until := self._refused_until.get(charge.bucket, 0.0)) > now:
                 return self._stand(claim, Verdict(charge, until - now))
         answer: list[Any] | None = None
-        if now >= self.rest_until:
+        if not self._link.resting:
             call = Call(claim, asyncio.get_running_loop().create_future())
             self._calls.append(call)
             self._begin()
@@ -142,9 +127,9 @@ class RedisLimiter:
     def tick(self) -> None:
         """Called every 250 ms: after its rest the server is tried with what is to be told, or with nothing."""
         now = self.clock()
-        if now < self.rest_until:
+        if self._link.resting:
             return
-        if self._failures >= FAILURES or self._settlement or (now - self._renewed_at > RENEW and self._held):
+        if self._link.failing or self._settlement or (now - self._renewed_at > RENEW and self._held):
             self._begin()
 
     async def flush(self) -> None:
@@ -153,24 +138,22 @@ class RedisLimiter:
 
     async def close(self) -> None:
         await self.flush()
-        await self._redis.aclose()
+        await self._link.close()
 
     # --- one round trip after the other ------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        if self.clock() >= self.rest_until and (self._flushing is None or self._flushing.done()):
+        if not self._link.resting and (self._flushing is None or self._flushing.done()):
             self._flushing = asyncio.ensure_future(self._flush())
 
     async def _flush(self) -> None:
         while True:
             calls, self._calls = self._calls[:AT_ONCE], self._calls[AT_ONCE:]
             settlement, self._settlement = self._settlement, Settlement()
-            answers = await self._exchange(calls, settlement)
+            answers = await self._link.ask(self._send(calls, settlement), TIMEOUT)
             if answers is None:
                 self._failed(settlement)
                 calls, self._calls = [*calls, *self._calls], []
-            else:
-                self._failures = 0
             for place, call in enumerate(calls):
                 if not call.answer.done():
                     call.answer.set_result(None if answers is None else answers[place])
@@ -179,32 +162,12 @@ class RedisLimiter:
             if answers is None or not (self._calls or self._settlement):
                 return
 
-    async def _exchange(self, calls: Sequence[Call], settlement: Settlement) -> list[Any] | None:
-        """The answers to the calls; None where the server is away or does not answer in time."""
-        job = asyncio.ensure_future(self._send(calls, settlement))
-        for seconds in (TIMEOUT, *[AGAIN] * 5):
-            began = self.clock()
-            await asyncio.wait({job}, timeout=seconds)
-            if job.done() or self.clock() - began < seconds + LATE:
-                break
-        if not job.done():
-            job.cancel()
-            await asyncio.wait({job})
-            await self._redis.connection_pool.disconnect()
-        if job.cancelled():
-            return None
-        try:
-            return job.result()
-        except Exception as error:
-            log.warning("redis_failed", error=type(error).__name__)
-            return None
-
     async def _send(self, calls: Sequence[Call], settlement: Settlement) -> list[Any]:
         renewing = self.clock() - self._renewed_at > RENEW
         if renewing:
             self._renewed_at = self.clock()
         for last in (False, True):
-            async with self._redis.pipeline(transaction=False) as pipe:
+            async with self._link.redis.pipeline(transaction=False) as pipe:
                 pipe.ping()
                 if settlement:
                     pipe.evalsha(scripts.SETTLE.sha, *_settling(settlement))
@@ -221,7 +184,7 @@ class RedisLimiter:
             if last or not isinstance(failed, NoScriptError):
                 raise failed
             for script in (scripts.TAKE, scripts.SETTLE, scripts.RENEW):
-                await self._redis.script_load(script.text)
+                await self._link.redis.script_load(script.text)
         return []
 
     def _failed(self, settlement: Settlement) -> None:
@@ -230,11 +193,8 @@ class RedisLimiter:
             if len(self._settlement.corrections) < MAX_BUCKETS:
                 known = self._settlement.corrections.get(bucket, 0.0)
                 self._settlement.corrections[bucket] = known + seconds
-        self._failures += 1
-        if self._failures >= FAILURES:
-            self.rest_until = self.clock() + REST
-            if self._failures == FAILURES:
-                log.error("limits_alone", processes=self.processes)
+        if self._link.failures == FAILURES:
+            log.error("limits_alone", processes=self.processes)
 
     def _undo(self, claim: Claim, answer: list[Any]) -> None:
         """The client has left while the server was asked: what it took in vain it gives back."""

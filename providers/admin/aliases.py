@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from providers import allowances, overlay
+from providers import allowances, overlay, purging
 from providers.admin.ownership import OwnedAdmin, OwnedInline
 from providers.forms import AliasForm, RouteForm, RouteFormSet
 from providers.models import ModelAlias, Route
@@ -28,6 +28,7 @@ class ModelAliasAdmin(OwnedAdmin):
     inlines = (RouteInline,)
     list_display = ("name", "routes_in_short", "strategy", "enabled", "source")
     list_filter = ("enabled", "source", "strategy")
+    actions = ("enable", "disable", "purge", "purge_all")
     search_fields = ("name",)
     fieldsets = (
         (None, {"fields": ("name", "strategy", "enabled")}),
@@ -38,6 +39,20 @@ class ModelAliasAdmin(OwnedAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ModelAlias]:
         return super().get_queryset(request).prefetch_related("routes__provider")
+
+    @admin.action(description="Purge cached answers: of the selected aliases", permissions=["change"])
+    def purge(self, request: HttpRequest, queryset: QuerySet[ModelAlias]) -> None:
+        rows = list(queryset)
+        purging.purge(*(purging.name_of(purging.ALIAS, row.id) for row in rows))
+        for row in rows:
+            self.log_change(request, row, "Purged its cached answers.")
+        names = ", ".join(row.name for row in rows)
+        self.message_user(request, f"The cached answers of {names} are given no more.", messages.SUCCESS)
+
+    @admin.action(description="Purge cached answers: all of them, whatever is selected", permissions=["change"])
+    def purge_all(self, request: HttpRequest, queryset: QuerySet[ModelAlias]) -> None:
+        purging.purge(purging.ALL)
+        self.message_user(request, "No cached answer from before now is given any more.", messages.SUCCESS)
 
     @admin.display(description="routes")
     def routes_in_short(self, row: ModelAlias) -> str:

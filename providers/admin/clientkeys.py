@@ -10,7 +10,7 @@ from django.template.response import TemplateResponse
 from django.utils import timezone
 from django_object_actions import DjangoObjectActions, action
 
-from providers import allowances, overlay, rotation
+from providers import allowances, overlay, purging, rotation
 from providers.admin.ownership import OwnedAdmin
 from providers.keyforms import ClientKeyForm
 from providers.managers import KeyRefused
@@ -42,7 +42,7 @@ class ClientKeyAdmin(DjangoObjectActions, OwnedAdmin):  # type: ignore[misc]
     list_filter = ("kind", "enabled", "team", "source")
     list_select_related = ("team",)
     search_fields = ("name", "id", "last_four")
-    actions = ("enable", "disable", "revoke")
+    actions = ("enable", "disable", "revoke", "purge")
     change_actions = ("rotate", "rotate_compromised")
     change_list_template = OwnedAdmin.change_list_template
 
@@ -144,6 +144,14 @@ class ClientKeyAdmin(DjangoObjectActions, OwnedAdmin):  # type: ignore[misc]
         response = TemplateResponse(request, "providers/clientkey_made.html", context)
         response["Cache-Control"] = "no-store"
         return response
+
+    @admin.action(description="Purge cached answers: what the selected keys were answered", permissions=["change"])
+    def purge(self, request: HttpRequest, queryset: QuerySet[ClientKey]) -> None:
+        rows = list(queryset)
+        purging.purge(*(purging.name_of(purging.KEY, row.principal or row.id) for row in rows))
+        for row in rows:
+            self.log_change(request, row, "Purged its cached answers.")
+        self.message_user(request, f"The cached answers of {len(rows)} keys are given no more.", messages.SUCCESS)
 
     @admin.action(description="Revoke: refuse from now on, for good", permissions=["change"])
     def revoke(self, request: HttpRequest, queryset: QuerySet[ClientKey]) -> None:

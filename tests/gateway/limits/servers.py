@@ -40,7 +40,7 @@ class RedisServer:
                 else:
                     return
 
-    async def tell(self, *command: str) -> object:
+    async def tell(self, *command: str | bytes | int) -> Any:
         client: Any = aioredis.Redis.from_url(self.url)
         async with client:
             return await client.execute_command(*command)

@@ -1,0 +1,27 @@
+"""The cache of a process, with the shared store that its settings name."""
+
+from django.conf import settings
+
+from gateway.caching.cache import Cache
+from gateway.caching.shelves import SharedStore
+from gateway.process import Process
+
+MIB = 1024 * 1024
+
+
+def open_cache(process: Process) -> Cache:
+    return Cache(process.memory, settings.GATEWAY_CACHE_MEMORY * MIB, _shared(process))
+
+
+def _shared(process: Process) -> SharedStore | None:
+    """Redis, else the database; without either each process keeps its own answers alone."""
+    if settings.REDIS_URL:
+        # Its library comes with an extra of its own.
+        from gateway.caching.redis import RedisStore
+
+        return RedisStore(settings.REDIS_URL, process.clock, process.memory)
+    if settings.GATEWAY_STATELESS or process.sql is None:
+        return None
+    from gateway.caching.sql import SqlStore
+
+    return SqlStore(process.sql, process.clock, process.memory, settings.GATEWAY_CACHE_DATABASE * MIB)
