@@ -208,6 +208,7 @@ class Engine:
         """After a response: its row. From here to the next `thaw` nothing is begun that a freeze could cut in two."""
         assert self.journal is not None
         self.pauses.end()
+        self.observer.flush()
         while self.journal.pending and await self.sql(self.journal.drain, DRAIN_LINES):
             pass
 

@@ -1,15 +1,20 @@
 """What watches a process: its numbers, for whoever reads them; nothing is made where nobody does."""
 
+import os
 import time
 from pathlib import Path
 
+import structlog
 from django.conf import settings
 
+from gateway.metrics.emf import Emf
 from gateway.metrics.meters import Meters
 from gateway.metrics.pages import Series
 from gateway.process import Process
 from ledger.journal import Journal
 from ledger.loglines import LogLines
+
+log = structlog.get_logger("metrics")
 
 
 class Observer:
@@ -17,11 +22,14 @@ class Observer:
 
     def __init__(self) -> None:
         self.meters: Meters | None = None
+        self.emf: Emf | None = None
 
     def begin(self, process: Process, journal: Journal | LogLines, data_dir: Path | None) -> None:
         """`data_dir` is where the processes of this machine find each other's numbers; None: there is one process."""
         self.process, self.journal = process, journal
-        if settings.GATEWAY_METRICS_TOKEN or settings.GATEWAY_METRICS_FROM:
+        if settings.GATEWAY_EMF:
+            self.emf = Emf(settings.GATEWAY_EMF_NAMESPACE, os.environ.get("AWS_LAMBDA_FUNCTION_NAME", "llm-gateway"))
+        if settings.GATEWAY_METRICS_TOKEN or settings.GATEWAY_METRICS_FROM or self.emf is not None:
             self.meters = process.meters = Meters(data_dir, time.time)
             self.look()
 
@@ -38,6 +46,13 @@ class Observer:
     def total(self) -> Series | None:
         """The sums over all processes of this machine, None where nothing is counted; reads files."""
         return self.meters.total() if self.meters is not None else None
+
+    def flush(self) -> None:
+        """After a response, where the process may be frozen then: what has come, into the log."""
+        if self.emf is not None and self.meters is not None:
+            self.look()
+            for line in self.emf.lines(self.meters.page.series(), time.time()):
+                log.info("metrics", **line)
 
     def end(self) -> None:
         if self.meters is not None:

@@ -25,6 +25,7 @@ JSON, CONSOLE = "json", "console"
 LEVELS = ("debug", "info", "warning", "error")
 # Standing in the account, the line must be written or the request is not sent: its failure is raised (LogLines).
 ACCOUNT = "usage"
+UNFILTERED = frozenset({ACCOUNT, "metrics"})
 # At DEBUG they tell of headers, bodies and SQL parameters.
 TALKATIVE = ("httpx", "httpcore", "httpcore2", "hpack", "aiohttp", "urllib3", "django.db.backends", "django.template")
 SENSITIVE = frozenset(
@@ -109,7 +110,7 @@ def configure(*, form: str, level: str = "info", scrubber: Scrubber | None = Non
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *finishing,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=_wrapper(level),
         logger_factory=lambda *names: Stream(*names[:1]),
         cache_logger_on_first_use=form == JSON,
     )
@@ -122,6 +123,17 @@ def configure(*, form: str, level: str = "info", scrubber: Scrubber | None = Non
     _take_over(Handler(render), level)
     if form == JSON:
         _log_what_nobody_caught()
+
+
+def _wrapper(level: str) -> Any:
+    """The level is for what happens to be told; what others count on is always told."""
+    filtering: Any = structlog.make_filtering_bound_logger(level)
+    all_: Any = structlog.make_filtering_bound_logger("debug")
+
+    def wrapper(logger: Stream, processors: Any, context: Any) -> Any:
+        return (all_ if logger.name in UNFILTERED else filtering)(logger, processors, context)
+
+    return wrapper
 
 
 def configured(options: Mapping[str, Any]) -> None:
