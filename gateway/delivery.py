@@ -12,6 +12,7 @@ from gateway.errors import GatewayError, StreamInterrupted
 from gateway.receipts import Receipt
 from gateway.relays import Reply
 from gateway.replies import ChatRelay
+from gateway.sleepers import Waking
 from gateway.sse import PING, error_event
 from ledger import counting
 
@@ -42,7 +43,7 @@ def deliver(reply: Reply, receipt: Receipt) -> "Whole | Live":
     return Whole(receipt, reply) if reply.chunks is None else Download(receipt, reply)
 
 
-def deliver_early(pending: Coroutine[Any, Any, Reply], receipt: Receipt) -> "Live":
+def deliver_early(pending: Coroutine[Any, Any, Reply] | Waking, receipt: Receipt) -> "Live":
     """A stream whose head goes out at once; an error of the upstream then is an event, and no status."""
     return Live(receipt, None, pending)
 
@@ -72,7 +73,7 @@ class Live(StreamingHttpResponse):
     has_events = True  # what is added to it (comments, an error) is an event too
 
     def __init__(
-        self, receipt: Receipt, reply: Reply | None, pending: Coroutine[Any, Any, Reply] | None = None
+        self, receipt: Receipt, reply: Reply | None, pending: Coroutine[Any, Any, Reply] | Waking | None = None
     ) -> None:
         super().__init__(self.parts(), content_type="text/event-stream; charset=utf-8", charset="utf-8")
         self.headers["cache-control"] = "no-cache, no-transform"

@@ -1,6 +1,7 @@
 """One attempt a route, in order, until an upstream answers; what went wrong decides whether the next may be tried."""
 
 import asyncio
+from functools import partial
 
 import structlog
 
@@ -12,6 +13,7 @@ from gateway.reading import read
 from gateway.receipts import Attempt
 from gateway.refusals import AUTH_FAILED
 from gateway.relays import Reply
+from gateway.sleepers import until_awake
 from providers.targets import Target
 
 log = structlog.get_logger("gateway")
@@ -44,7 +46,7 @@ async def _first_that_answers(grant: Grant) -> Reply:
         except UpstreamError as exc:
             if not _may_go_on(exc, grant):
                 raise
-    return await _with_credentials(grant, grant.targets[-1])
+    return await _with_credentials(grant, grant.targets[-1], waits=True)
 
 
 def _may_go_on(exc: UpstreamError, grant: Grant) -> bool:
@@ -60,25 +62,31 @@ def _may_go_on(exc: UpstreamError, grant: Grant) -> bool:
     )
 
 
-async def _with_credentials(grant: Grant, target: Target) -> Reply:
-    """A token that the provider no longer takes does not take the provider down while it has another."""
+async def _with_credentials(grant: Grant, target: Target, *, waits: bool = False) -> Reply:
+    """A token that the provider no longer takes does not take the provider down while it has another.
+
+    `waits`: one that sleeps is waited for; as long as there is another route, that one is faster.
+    """
     others = [card for card in target.provider.credentials if card != target.credential]
     while True:
         try:
-            return await _attempt(grant, target)
+            return await _attempt(grant, target, waits=waits)
         except UpstreamRefused as exc:
             if exc.code != AUTH_FAILED or not others or not _may_go_on(exc, grant):
                 raise
             target = Target(target.provider, target.model, others.pop(0))
 
 
-async def _attempt(grant: Grant, target: Target) -> Reply:
+async def _attempt(grant: Grant, target: Target, *, waits: bool) -> Reply:
     receipt = grant.receipt
     clock = receipt.process.clock
     attempt = Attempt(target, clock())
     receipt.attempts.append(attempt)
     try:
-        reply = await _ask_upstream(grant, target, attempt)
+        if waits and target.provider.quirks.asleep and grant.ask.upload is None:
+            reply = await until_awake(partial(_ask_upstream, grant, target, attempt), target, receipt)
+        else:
+            reply = await _ask_upstream(grant, target, attempt, target.provider.timeouts.first_byte)
     except GatewayError as exc:
         attempt.outcome = exc.code or exc.outcome
         attempt.sent = getattr(exc, "sent", attempt.sent)
@@ -98,11 +106,12 @@ async def _attempt(grant: Grant, target: Target) -> Reply:
         attempt.milliseconds = round((clock() - attempt.started) * 1000)
 
 
-async def _ask_upstream(grant: Grant, target: Target, attempt: Attempt) -> Reply:
+async def _ask_upstream(grant: Grant, target: Target, attempt: Attempt, seconds: float) -> Reply:
+    """One exchange, whose first byte must have come within so many seconds."""
     ask, receipt, timeouts = grant.ask, grant.receipt, target.provider.timeouts
     call = outgoing(ask, target, receipt.call.forwarded)
     receipt.total_deadline = attempt.started + timeouts.total
-    with receipt.within(timeouts.first_byte, _no_first_byte):
+    with receipt.within(seconds, _no_first_byte):
         upstream = await receipt.process.upstream.send(
             call.url,
             call.headers,

@@ -14,6 +14,7 @@ from gateway.errors import UnsupportedMedia
 from gateway.forwarding import forward
 from gateway.places import Place
 from gateway.receipts import Call, open_receipt
+from gateway.sleepers import Waking, may_sleep
 from gateway.uploads import with_upload
 
 
@@ -70,4 +71,8 @@ async def handle(request: HttpRequest, endpoint: Endpoint) -> HttpResponse | Str
             await receipt.commit()
         if ask.stream and grant.alias.early_200 and ask.upload is None:
             return receipt.hand_over(deliver_early(forward(grant), receipt))
+        if ask.stream and ask.upload is None and may_sleep(grant.targets):
+            waking = Waking(forward(grant))
+            reply = await waking.soon()
+            return receipt.hand_over(deliver_early(waking, receipt) if reply is None else deliver(reply, receipt))
         return receipt.hand_over(deliver(await forward(grant), receipt))

@@ -108,7 +108,7 @@ def opened_to(key: KeyCard, config: Catalog) -> list[AliasCard]:
                 # Two patterns have names in common where one's beginning is the other's.
                 meets = alias.name[:-1].startswith(pattern[:-1]) or pattern[:-1].startswith(alias.name[:-1])
             else:
-                meets = matches(pattern, alias.name)
+                meets = matches(pattern, alias.name) or (bool(alias.adapters) and pattern.startswith(f"{alias.name}:"))
             if meets:
                 found[alias.id] = alias
     return list(found.values())

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from providers import origins
+from providers import aliases, origins
 from providers.targets import BudgetCard, CacheCard, KeyCard, Limits, TeamCard
 
 OTHER = "other"  # every operation that belongs to no family
@@ -208,7 +208,7 @@ CACHE: Mapping[str, Setting] = {
     "cache_semantic": Setting("", alias_name),
     "cache_similarity": Setting(0.95, number(0.5, 1)),
 }
-ALIAS: Mapping[str, Setting] = {**LIMITS, **CACHE}
+ALIAS: Mapping[str, Setting] = {**LIMITS, **CACHE, "adapters": Setting([], aliases.adapters)}
 TEAM: Mapping[str, Setting] = {**LIMITS, **BUDGET}
 KEY: Mapping[str, Setting] = {
     **TEAM,

@@ -61,6 +61,7 @@ def alias_card(row: ModelAlias, routes: Iterable[Route]) -> AliasCard:
             created=int(row.created_at.timestamp()),
             limits=allowances.limits_of(values),
             cache=allowances.cache_of(values),
+            adapters=tuple(values["adapters"]),
         )
     except FAULTS as error:
         raise BadRow(f"alias {row.name}: {error}") from None

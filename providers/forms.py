@@ -8,6 +8,7 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.utils.text import capfirst
 
+from providers import aliases as alias_names
 from providers import dialects
 from providers.addresses import AddressError, origin
 from providers.configfile import ConfigError
@@ -33,6 +34,29 @@ class JSONText(forms.JSONField):
         if not isinstance(found, dict):
             raise ValidationError("This must be an object: names and values in { }.")
         return found
+
+
+class Lines(forms.CharField):
+    """A list of texts, one a line."""
+
+    widget = forms.Textarea(attrs={"rows": 4, "class": "json", "spellcheck": "false"})
+
+    def prepare_value(self, value: Any) -> Any:
+        return "\n".join(str(item) for item in value) if isinstance(value, list) else value
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        return bool(super().has_changed(self.prepare_value(initial), data))
+
+    def to_python(self, value: Any) -> Any:
+        return [line.strip() for line in str(super().to_python(value)).splitlines() if line.strip()]
+
+
+class AdapterLines(Lines):
+    def to_python(self, value: Any) -> Any:
+        try:
+            return alias_names.adapters(super().to_python(value))
+        except ValueError as error:
+            raise ValidationError(f"{capfirst(str(error))}.") from None
 
 
 def _options_help() -> str:
@@ -178,9 +202,25 @@ class OptionalNumbers(forms.ModelForm):  # type: ignore[type-arg]
 
 
 class AliasForm(OptionalNumbers):
+    adapters = AdapterLines(
+        required=False,
+        help_text="What clients may put behind the name and a colon, one a line: tickets/3, or support/* for all that "
+        "begin so. fast:tickets/3 then asks for that adapter on this alias's model. For Predibase, LoRAX, vLLM and "
+        "Fireworks, and only for the keys that may use such names.",
+    )
+
     class Meta:
         model = ModelAlias
-        fields = ("name", "strategy", "enabled", "retry_after_timeout", "early_200", *LIMIT_HELP, *CACHE_HELP)
+        fields = (
+            "name",
+            "strategy",
+            "enabled",
+            "retry_after_timeout",
+            "early_200",
+            "adapters",
+            *LIMIT_HELP,
+            *CACHE_HELP,
+        )
         help_texts = {
             **LIMIT_HELP,
             **CACHE_HELP,

@@ -8,25 +8,10 @@ from django.utils.text import capfirst
 
 from providers import aliases as alias_names
 from providers import allowances
-from providers.forms import LIMIT_HELP, JSONText, OptionalNumbers
+from providers.forms import LIMIT_HELP, JSONText, Lines, OptionalNumbers
 from providers.models import ClientKey, Team, every_alias
 
 BUDGET_HELP = {"budget": "US dollars a day, a month or in total: 5.00/month, or 50/month, 5/day. Empty: no budget."}
-
-
-class Lines(forms.CharField):
-    """A list of texts, one a line."""
-
-    widget = forms.Textarea(attrs={"rows": 4, "class": "json", "spellcheck": "false"})
-
-    def prepare_value(self, value: Any) -> Any:
-        return "\n".join(str(item) for item in value) if isinstance(value, list) else value
-
-    def has_changed(self, initial: Any, data: Any) -> bool:
-        return bool(super().has_changed(self.prepare_value(initial), data))
-
-    def to_python(self, value: Any) -> Any:
-        return [line.strip() for line in str(super().to_python(value)).splitlines() if line.strip()]
 
 
 class PatternLines(Lines):

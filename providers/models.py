@@ -214,6 +214,7 @@ class ModelAlias(Limited, Cached, Row):
     )
     retry_after_timeout = models.BooleanField(default=False)
     early_200 = models.BooleanField("early 200", default=False)
+    adapters = models.JSONField(default=list, db_default=[], blank=True)
     enabled = models.BooleanField(default=True)
 
     history = audit.history()

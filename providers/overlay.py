@@ -221,6 +221,7 @@ def _alias_card(entry: AliasEntry) -> AliasCard:
         entry.early_200,
         limits=allowances.limits_of(entry.settings),
         cache=allowances.cache_of(entry.settings),
+        adapters=tuple(entry.settings["adapters"]),
     )
 
 

@@ -4,7 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from providers import dialects
-from providers.targets import AliasCard, BudgetCard, KeyCard, ProviderCard, RouteCard, Target
+from providers.aliases import is_adapter
+from providers.edits import with_adapter
+from providers.targets import AliasCard, BudgetCard, KeyCard, ProviderCard, RouteCard, Target, matches
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +16,7 @@ class Catalog:
     providers: Mapping[str, ProviderCard] = field(default_factory=dict)  # by id
     exact: Mapping[str, AliasCard] = field(default_factory=dict)  # by name
     patterns: Mapping[str, AliasCard] = field(default_factory=dict)  # by what stands before the `*`
+    adapted: Mapping[str, AliasCard] = field(default_factory=dict)  # by name: those that take adapters
     # The lengths that those prefixes have, longest first: a look-up a length, however many patterns there are.
     lengths: tuple[int, ...] = ()
     keys: Mapping[bytes, KeyCard] = field(default_factory=dict)  # keys from elsewhere, by digest
@@ -26,11 +29,16 @@ class Catalog:
     def match(self, model: str) -> tuple[AliasCard, str] | None:
         """The alias for a requested name, and the rest of the name under its pattern ("" for an exact one).
 
-        The exact name wins, then the longest pattern, `*` last, which takes the empty name too.
+        The exact name wins, then one with an adapter behind it, then the longest pattern, `*` last, which takes the
+        empty name too. What stands behind the colon of an alias with adapters belongs to that alias or to none.
         """
         alias = self.exact.get(model)
         if alias is not None:
             return alias, ""
+        if self.adapted and (alias := self.adapted.get(model.rpartition(":")[0])) is not None:
+            adapter = model[len(alias.name) + 1 :]
+            allowed = is_adapter(adapter) and any(matches(pattern, adapter) for pattern in alias.adapters)
+            return (alias, "") if allowed else None
         for length in self.lengths:
             alias = self.patterns.get(model[:length]) if length <= len(model) else None
             if alias is not None:
@@ -43,14 +51,20 @@ class Catalog:
         """Where the alias leads, in the order of `routes` (the alias's own by default), without what cannot be used.
 
         A route without a model means the upstream's base model "", or under a pattern the rest of the requested name.
+        With an adapter only those providers serve whose row says how they take one.
         """
-        rest = requested[len(alias.name) - 1 :] if alias.name.endswith("*") else ""
+        is_pattern = alias.name.endswith("*")
+        rest = requested[len(alias.name) - 1 :] if is_pattern else ""
+        adapter = requested[len(alias.name) + 1 :] if alias.adapters and not is_pattern else ""
         found = []
         for route in alias.routes if routes is None else routes:
             provider = self.providers.get(route.provider_id)
-            if provider is not None and is_usable(provider):
+            if provider is None or not is_usable(provider):
+                continue
+            model = with_adapter(provider.quirks, route.model, adapter) if adapter else route.model or rest
+            if model is not None:
                 credential = provider.credentials[0] if provider.credentials else None
-                found.append(Target(provider, route.model or rest, credential))
+                found.append(Target(provider, model, credential))
         return tuple(found)
 
     def aliases(self) -> tuple[AliasCard, ...]:
@@ -82,6 +96,7 @@ def build(
         providers={card.id: card for card in providers},
         exact=exact,
         patterns=patterns,
+        adapted={name: alias for name, alias in exact.items() if alias.adapters},
         lengths=tuple(sorted({len(prefix) for prefix in patterns}, reverse=True)),
         keys={card.digest: card for card in held},
         loaded_at=loaded_at,

@@ -154,6 +154,7 @@ class AliasCard:
     created: int = 0  # unix seconds, for GET /v1/models
     limits: Limits = field(default_factory=Limits)
     cache: CacheCard | None = None
+    adapters: tuple[str, ...] = ()  # patterns of what may stand behind `name:`
 
 
 @dataclass(frozen=True, slots=True)

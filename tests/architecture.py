@@ -53,6 +53,7 @@ GATEWAY_ORDER = (
     "caching",
     "admission",
     "reading",
+    "sleepers",
     "forwarding",
     "delivery",
     "pipeline",
@@ -74,8 +75,8 @@ GATEWAY_ORDER = (
 
 # What can be read, tested and timed without a database: no way leads from here to django.db or to gateway.
 PURE = (
-    *(f"providers.{name}" for name in ("targets", "secret", "ids", "keys", "vault", "quirks", "addresses", "presets")),
-    *(f"providers.{name}" for name in ("allowances", "callers", "origins", "spans")),
+    *(f"providers.{name}" for name in ("targets", "secret", "ids", "keys", "vault", "quirks", "edits", "presets")),
+    *(f"providers.{name}" for name in ("addresses", "aliases", "allowances", "callers", "origins", "spans")),
     "providers.dialects",
     *(f"ledger.{name}" for name in ("entries", "usage", "money", "prices", "builtin", "pricebook", "counting")),
 )

@@ -32,6 +32,7 @@ class ModelAliasAdmin(OwnedAdmin):
     search_fields = ("name",)
     fieldsets = (
         (None, {"fields": ("name", "strategy", "enabled")}),
+        ("Adapters", {"fields": ("adapters",)}),
         ("Limits of all its callers together", {"fields": tuple(allowances.LIMITS)}),
         ("Cached answers", {"fields": tuple(allowances.CACHE)}),
         ("When things take long", {"fields": ("retry_after_timeout", "early_200")}),
