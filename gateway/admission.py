@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from gateway import wayfinding
-from gateway.asks import BOUND, MAX_END_USER_CHARS, Ask, Form
+from gateway.asks import MAX_END_USER_CHARS, Ask, Form
 from gateway.caching.cache import Found
 from gateway.caching.shares import Share
 from gateway.errors import BadRequest, ScopeRefused, Unauthorized
@@ -47,6 +47,8 @@ async def admit(ask: Ask, receipt: Receipt) -> Grant:
         alias, targets = wayfinding.by_model(ask, key, config)
     else:
         alias, targets = wayfinding.by_place(ask, call, key, config)
+    if ask.form is Form.MESSAGES:
+        targets = wayfinding.with_messages(ask, targets)
     share = None
     if alias.cache is None:
         await take_limits(receipt, claim_of(key, alias, ask, receipt))
@@ -98,7 +100,7 @@ def within_scope(key: KeyCard, ask: Ask, receipt: Receipt) -> Ask:
         if ask.max_tokens is not None and ask.max_tokens > key.max_tokens:
             raise BadRequest(
                 f"An answer may have at most {key.max_tokens} tokens with this key.",
-                param="max_tokens" if "max_tokens" in ask.fields else BOUND[ask.endpoint],
+                param="max_tokens" if "max_tokens" in ask.fields else ask.bound,
                 code="invalid_value",
             )
         ask = ask.bounded(key.max_tokens)

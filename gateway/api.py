@@ -6,9 +6,11 @@ from ninja import NinjaAPI
 from ninja.errors import ValidationError
 from ninja.security import HttpBearer
 
-from gateway.endpoints import anything, chat, completions, embeddings, key, models
+from gateway import shapes
+from gateway.endpoints import anything, chat, completions, embeddings, key, messages, models, responses
 from gateway.errors import BadRequest, GatewayError, InternalError
 from gateway.pipeline import call_of
+from gateway.receipts import Call
 from providers.targets import KeyCard
 
 log = structlog.get_logger("gateway")
@@ -41,14 +43,15 @@ api = API(
     docs_url="/docs",
     openapi_url="/docs/openapi.json",
 )
-# The last one takes what no other does.
-for router in (chat.router, completions.router, embeddings.router, models.router, key.router, anything.router):
-    api.add_router("/v1", router)
+# In the order in which paths are looked for; the last one takes what no other does.
+for module in (chat, responses, completions, embeddings, messages, models, key, anything):
+    api.add_router("/v1", module.router)
 
 
-def error_response(exc: GatewayError) -> HttpResponse:
-    """The error in OpenAI's shape, with the headers by which its clients decide whether to try again."""
-    response = HttpResponse(exc.json(), status=exc.status, content_type="application/json")
+def error_response(exc: GatewayError, call: Call) -> HttpResponse:
+    """The error in the shape that the client reads, with the headers by which it decides whether to try again."""
+    said = shapes.body(exc, anthropic=call.is_anthropic, request_id=call.id)
+    response = HttpResponse(said, status=exc.status, content_type="application/json")
     for name, value in exc.headers.items():
         response.headers[name] = value
     if exc.retryable is not None:
@@ -62,7 +65,7 @@ def error_response(exc: GatewayError) -> HttpResponse:
 def _gateway_error(request: HttpRequest, exc: GatewayError) -> HttpResponse:
     call = call_of(request)
     call.error = exc
-    return error_response(exc)
+    return error_response(exc, call)
 
 
 @api.exception_handler(Exception)

@@ -87,7 +87,7 @@ class GatewayHandler(ASGIHandler):
                 raise
             except GatewayError as exc:
                 call.error = exc
-                response = error_response(exc)
+                response = error_response(exc, call)
             if isinstance(response, Live):
                 await _finishing(response, _stream(call, response, scope, send, watch))
             else:
@@ -216,6 +216,8 @@ async def _send_head(call: Call, response: HttpResponseBase, send: Send) -> None
     headers = [(_field_name(name), value.encode("latin-1")) for name, value in response.items()]
     headers += call.headers
     headers.append((b"x-request-id", call.name.encode()))
+    if call.is_anthropic:
+        headers.append((b"request-id", call.name.encode()))
     headers.append((b"openai-version", API_VERSION))
     headers.append((b"openai-processing-ms", b"%d" % ((call.process.clock() - call.started) * 1000)))
     if call.origin:

@@ -19,12 +19,7 @@ MAX_DEPTH = 64
 MAX_MODEL_CHARS = 300
 MAX_END_USER_CHARS = 128
 # The field that bounds an answer; of a chat the newer one, which presets rename for providers that know the older.
-BOUND = {
-    "chat.completions": "max_completion_tokens",
-    "completions": "max_tokens",
-    "responses": "max_output_tokens",
-    "messages": "max_tokens",
-}
+BOUND = {"chat.completions": "max_completion_tokens", "completions": "max_tokens"}
 TOKENS_PER_MESSAGE = 16  # what a provider's template may put around a message, at the most
 
 
@@ -101,6 +96,8 @@ class Ask:
     content_type: str = "application/json"
     is_billed: bool = True  # whether a provider may charge for the call itself
     upload: Upload | None = None  # the body where it is not in memory
+    is_fixed: bool = True  # whether the path is one of our own set, and so its address worth remembering
+    bound: str = ""  # the field that bounds the answer, "" where there is none
 
     @property
     def prompt_bound(self) -> int:
@@ -110,17 +107,16 @@ class Ask:
 
     def output_bound(self, cap: int) -> int:
         """The most tokens that all choices together can have; `cap` is what one may have where the client says none."""
-        if self.endpoint not in BOUND:
+        if not self.bound:
             return 0
         each = cap if self.max_tokens is None else self.max_tokens
         return each * self.choices
 
     def bounded(self, cap: int) -> "Ask":
         """The same request with an answer of at most `cap` tokens a choice, where the client has set no bound."""
-        name = BOUND.get(self.endpoint)
-        if name is None or self.max_tokens is not None:
+        if not self.bound or self.max_tokens is not None:
             return self
-        return replace(self, fields={**self.fields, name: msgspec.Raw(b"%d" % cap)}, max_tokens=cap)
+        return replace(self, fields={**self.fields, self.bound: msgspec.Raw(b"%d" % cap)}, max_tokens=cap)
 
     @property
     def wants_base64(self) -> bool:
@@ -136,7 +132,7 @@ class Ask:
         fields = self.fields.copy()
         if self.names_model:
             fields["model"] = msgspec.Raw(_encode(model))
-        if self.stream and include_usage:
+        if self.stream and include_usage and self.form is Form.COMPLETION:
             fields["stream_options"] = self._with_usage()
         if edit is not None:
             edit(fields)
@@ -180,6 +176,7 @@ def parse(body: bytes, *, endpoint: str, path: str, streams: bool, deployment: s
         choices=fields.n or 1,
         end_user=end_user(fields),
         max_tokens=_larger(fields.max_tokens, fields.max_completion_tokens),
+        bound=BOUND.get(endpoint, ""),
     )
 
 

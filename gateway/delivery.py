@@ -8,12 +8,13 @@ from typing import Any
 import structlog
 from django.http import HttpResponse, StreamingHttpResponse
 
+from gateway import shapes
 from gateway.errors import GatewayError, StreamInterrupted
 from gateway.receipts import Receipt
 from gateway.relays import Reply
 from gateway.replies import ChatRelay
 from gateway.sleepers import Waking
-from gateway.sse import PING, error_event
+from gateway.sse import PING
 from ledger import counting
 
 log = structlog.get_logger("gateway")
@@ -148,7 +149,7 @@ class Live(StreamingHttpResponse):
                 yield part
         except GatewayError as exc:
             self.error, self.outcome = exc, exc.outcome
-            yield error_event(exc)
+            yield shapes.event(exc, self.receipt.ask.form)
 
     async def _relayed(self, reply: Reply) -> AsyncIterator[bytes]:
         relay, chunks = reply.relay, reply.chunks
@@ -240,7 +241,7 @@ class Live(StreamingHttpResponse):
 
     def _account(self) -> None:
         receipt, relay = self.receipt, self.reply.relay if self.reply else None
-        if relay is None:
+        if relay is None or not receipt.ask.is_billed:
             return
         if relay.usage is not None:
             receipt.usage, receipt.usage_source = relay.usage, "provider"

@@ -10,6 +10,7 @@ the head has gone out, `sse.error_event` turns it into the last event of the str
     |   |-- DuplicateField        |-- NotFound 404            |-- BodyTimeout 408
     |-- RateLimited 429           |   |-- UnknownModel        |-- BodyTooLarge 413
     |-- BudgetExhausted 429       |-- InternalError 500       |-- UnsupportedMedia 415
+    |                             |                           |-- NoWebSocket 426
     |-- Overloaded 503
     |   |-- LedgerUnavailable
     |-- UpstreamError 502  (sent: whether the request may have reached the provider)
@@ -165,6 +166,26 @@ class UnsupportedMedia(GatewayError):
     status = 415
     type = "invalid_request_error"
     code = "unsupported_media_type"
+
+
+class NoWebSocket(GatewayError):
+    """https://www.rfc-editor.org/rfc/rfc9110#section-15.5.22, though what is required here is not to upgrade."""
+
+    status = 426
+    type = "invalid_request_error"
+    code = "websocket_not_supported"
+    retryable = False
+
+    # What serves over plain HTTP what these addresses serve over a WebSocket, at OpenAI.
+    TWINS: ClassVar[Mapping[str, str]] = {
+        "/v1/responses": "POST /v1/responses with `stream: true`",
+        "/v1/realtime": "POST /v1/realtime/calls, which opens a WebRTC session",
+    }
+
+    def __init__(self, path: str) -> None:
+        twin = self.TWINS.get(path)
+        instead = f"Use {twin}." if twin else "Use its operations over HTTP."
+        super().__init__(f"WebSocket is not served here ({path}). {instead}", headers={"upgrade": "HTTP/1.1"})
 
 
 class InternalError(GatewayError):

@@ -6,7 +6,6 @@ from functools import partial
 import structlog
 
 from gateway.admission import Grant
-from gateway.asks import Form
 from gateway.errors import GatewayError, Overloaded, UpstreamError, UpstreamRefused, UpstreamTimeout
 from gateway.outgoing import outgoing
 from gateway.reading import read
@@ -119,7 +118,7 @@ async def _ask_upstream(grant: Grant, target: Target, attempt: Attempt, seconds:
             timeouts,
             method=ask.method,
             sending=attempt,
-            once=ask.form is Form.PLAIN,
+            once=not ask.is_fixed,
         )
         attempt.sent = True
         try:

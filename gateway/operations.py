@@ -14,7 +14,7 @@ from django.http import HttpRequest
 
 from gateway import asks, places
 from gateway.asks import MAX_MODEL_CHARS, Ask, Form
-from gateway.errors import BadRequest, NotFound
+from gateway.errors import BadRequest, NotFound, NoWebSocket
 from gateway.places import Place
 from gateway.requests import APIRequest
 from providers.allowances import OTHER
@@ -40,9 +40,12 @@ FAMILIES = {
     "audio/speech": "audio.speech",
     "audio/transcriptions": "audio.transcriptions",
     "audio/translations": "audio.translations",
+    "models": "fine_tuning",  # only to delete one: the list is made here
     "organization": "organization",
     "projects": "organization",
 }
+
+FORMS = {"responses": Form.RESPONSES, "messages": Form.MESSAGES}
 
 
 class Loose(msgspec.Struct):
@@ -63,8 +66,9 @@ class Operation:
 
     def parse(self, request: HttpRequest, place: Place) -> Ask:
         """Raises BadRequest, and NotFound for a path that nobody serves."""
-        assert isinstance(request, APIRequest)
-        name, method, scope = family(place.path), request.method or "GET", request.scope
+        name, method, scope = family(place.path), request.method or "GET", scope_of(request)
+        if request.headers.get("upgrade", "").lower() == "websocket":
+            raise NoWebSocket(place.path)
         if name == OTHER and not place.rooted:
             raise NotFound(f"Invalid URL ({method} {place.path})")
         ask = Ask(
@@ -73,12 +77,14 @@ class Operation:
             model="",
             fields={},
             size=len(request.body),
-            form=Form.PLAIN,
+            form=FORMS.get(name, Form.PLAIN),
+            stream="stream=true" in scope.get("query_string", b"").decode("latin-1").split("&"),
             method=method,
-            query=query(scope, place),
+            query=query(request, place),
             names_model=False,
             whole=b"",
             content_type="",
+            is_fixed=False,
             is_billed=method not in FREE_METHODS and name not in FREE_FAMILIES,
         )
         return with_body(ask, request.body, request.headers.get("content-type", "")) if request.body else ask
@@ -128,10 +134,14 @@ def below_v1(scope: Mapping[str, Any]) -> str:
     return path
 
 
-def query(scope: Mapping[str, Any], place: Place) -> str:
+def scope_of(request: HttpRequest) -> Mapping[str, Any]:
+    assert isinstance(request, APIRequest)
+    return request.scope
+
+
+def query(request: HttpRequest, place: Place) -> str:
     """The query as the client wrote it; of Azure's clients without the version, which is the provider's to say."""
-    raw = scope.get("query_string") or b""
-    assert isinstance(raw, bytes)
+    raw: bytes = scope_of(request).get("query_string") or b""
     if not IN_QUERY.issuperset(raw):
         raise BadRequest("The query of this URL holds characters that must be escaped.")
     text = raw.decode("ascii")

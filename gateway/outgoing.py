@@ -17,6 +17,7 @@ from providers.targets import ProviderCard, Target
 
 # Sent with every call; nothing of the client's head goes upstream but what stands in heads.FORWARDED.
 FIXED = [("accept-encoding", "identity"), ("user-agent", "llm-gateway")]
+ANTHROPIC_VERSION = "2023-06-01"  # https://docs.anthropic.com/en/api/versioning
 
 Edit = Callable[[dict[str, Raw]], None]
 
@@ -44,7 +45,11 @@ def outgoing(ask: Ask, target: Target, forwarded: list[tuple[str, str]]) -> Outg
         )
     except edits.Refused as exc:
         raise Unsupported(str(exc), param=exc.field) from None
-    headers = [*FIXED, *forwarded, *dialect.headers(target), *provider.quirks.headers.items()]
+    messages = ask.form is Form.MESSAGES
+    signature = dialect.messages_headers(target) if messages else dialect.headers(target)
+    headers = [*FIXED, *forwarded, *signature, *provider.quirks.headers.items()]
+    if messages and not any(name == "anthropic-version" for name, _ in forwarded):
+        headers.append(("anthropic-version", ANTHROPIC_VERSION))
     if ask.content_type:
         headers.append(("content-type", ask.content_type))
     return Outgoing(url, headers, body)
@@ -56,7 +61,8 @@ def _url(ask: Ask, target: Target, dialect: Dialect) -> str:
     if not path:
         raise Unsupported(f"The provider of `{ask.model}` has no {ask.path}.", code="unsupported_endpoint")
     try:
-        url = dialect.url(target, path)
+        messages = ask.form is Form.MESSAGES
+        url = f"{dialect.messages_base(provider)}{path}" if messages else dialect.url(target, path)
     except BadModelName:
         if not ask.names_model:
             raise NotFound(f"The provider `{provider.name}` does not offer {ask.method} /v1{ask.path}.") from None

@@ -7,7 +7,7 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 
 from gateway import asks
 from gateway.admission import admit
-from gateway.asks import Ask
+from gateway.asks import Ask, Form
 from gateway.bodies import Incoming
 from gateway.delivery import deliver, deliver_early
 from gateway.errors import UnsupportedMedia
@@ -69,7 +69,7 @@ async def handle(request: HttpRequest, endpoint: Endpoint) -> HttpResponse | Str
             return receipt.hand_over(deliver(grant.answer, receipt))
         if receipt.process.commit_open is not None:
             await receipt.commit()
-        if ask.stream and grant.alias.early_200 and ask.upload is None:
+        if ask.stream and grant.alias.early_200 and ask.form is not Form.PLAIN:
             return receipt.hand_over(deliver_early(forward(grant), receipt))
         if ask.stream and ask.upload is None and may_sleep(grant.targets):
             waking = Waking(forward(grant))

@@ -14,16 +14,16 @@ from gateway.errors import UpstreamError, UpstreamInvalid, UpstreamTimeout
 from gateway.mending import decode_fields
 from gateway.receipts import Receipt
 from gateway.refusals import refusal, refuse
-from gateway.relays import Reply, Source, relay_for
+from gateway.relays import Reply, Source
+from gateway.streams import relay_for
 from gateway.upstream import UpstreamReply
 from ledger import counting
-from ledger.usage import Usage, decode_usage, read_media
+from ledger.usage import Usage, decode_messages_usage, decode_usage, read_media
 from providers import dialects
 from providers.targets import Target
 
 MAX_ANSWER = 32 * 1024 * 1024
 MAX_REFUSAL = 64 * 1024
-decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 EVENT_STREAM = "text/event-stream; charset=utf-8"
 # How a stream may begin whose provider does not say that it is one.
 EVENT_STARTS = (b"data:", b"event:", b"id:", b"retry:", b":", b"\n", b"\r", b"\xef\xbb\xbf")
@@ -123,8 +123,8 @@ def _usage_of(ask: Ask, content_type: str, body: bytes, secrets: list[str]) -> U
         return None
     text = body.lstrip()
     try:
-        if text.startswith(b"["):
-            decode_list(text)
+        if not text.startswith(b"{"):
+            msgspec.json.decode(text)
             return None
         fields = decode_fields(text)
         complaint = None if "id" in fields or "object" in fields else read_error(fields)
@@ -132,7 +132,8 @@ def _usage_of(ask: Ask, content_type: str, body: bytes, secrets: list[str]) -> U
         raise UpstreamInvalid("The provider answered with a body that is not whole, valid JSON.", sent=True) from None
     if complaint is not None:
         raise refuse(complaint, complaint.status or 502, secrets=secrets, original=body.decode("utf-8", "replace"))
-    return read_media(ask.endpoint, fields, decode_usage(fields["usage"]) if "usage" in fields else None)
+    decode = decode_messages_usage if ask.form is Form.MESSAGES else decode_usage
+    return read_media(ask.endpoint, fields, decode(fields["usage"]) if "usage" in fields else None)
 
 
 def _returned(upstream: UpstreamReply) -> tuple[tuple[str, str], ...]:

@@ -68,6 +68,11 @@ class Call:
     forwarded: list[tuple[str, str]] = field(default_factory=list)  # what of its head goes on to the provider
     closing: Callable[[], None] | None = None  # lets go of a body that is not held in memory alone
 
+    @property
+    def is_anthropic(self) -> bool:
+        """Whether the client speaks Anthropic's API, and so reads its errors."""
+        return self.place.path.startswith("/v1/messages")
+
     def take(self, size: int) -> None:
         self.process.memory.take(size)
         self.held += size

@@ -7,13 +7,11 @@ from typing import Any, Protocol
 
 import msgspec
 
-from gateway.asks import Ask, Form
 from gateway.errors import GatewayError, StreamInterrupted
-from gateway.replies import ChatRelay
 from gateway.sse import DONE, EventSplitter, events, payload
 from ledger.counting import tokens_of_bytes
 from ledger.usage import Usage, read_usage
-from providers.targets import Quirks, Target
+from providers.targets import Target
 
 LONG_TOKEN = 8  # bytes; where the mean of a stream's deltas has more, each holds several tokens
 # In a JSON string the quotes would be escaped: these bytes are always structure.
@@ -27,6 +25,7 @@ class Relay(Protocol):
     done: bool  # nothing that comes now belongs to the answer
     failed: GatewayError | None  # the upstream reported an error, which has gone out as the last event
     events_relayed: int
+    created: str  # the id that the provider has given the answer, "" where none is known
 
     def feed(self, data: bytes) -> bytes:
         """What the client gets for these bytes."""
@@ -66,20 +65,6 @@ class Reply:
     length: str | None = None  # of a body without a relay, where the provider has said it
 
 
-def relay_for(ask: Ask, *, secrets: tuple[str, ...], quirks: Quirks) -> Relay:
-    """The relay that reads streams of that form."""
-    if ask.form is not Form.COMPLETION:
-        return PassingRelay(secrets=secrets)
-    return ChatRelay(
-        chat=ask.endpoint == "chat.completions",
-        wants_usage=ask.wants_usage,
-        choices=ask.choices,
-        model=ask.model,
-        secrets=secrets,
-        quirks=quirks,
-    )
-
-
 class PassingRelay:
     """Events pass byte for byte, their names too; only those that hold usage are read.
 
@@ -87,13 +72,14 @@ class PassingRelay:
     """
 
     # A delta's text, whose bytes are counted where the stream brings no usage.
-    DELTA = re.compile(rb'"delta": ?"((?:[^"\\]|\\.)*)')
+    DELTA = re.compile(rb'"delta": ?"((?:[^"\\]|\\.)+)')
 
     def __init__(self, *, secrets: tuple[str, ...] = ()) -> None:
         self.usage: Usage | None = None
         self.done = False
         self.failed: GatewayError | None = None
         self.events_relayed = 0
+        self.created = ""
         self.secrets = secrets
         self._splitter = EventSplitter(names=True)
         self._deltas = self._delta_bytes = 0
@@ -114,20 +100,22 @@ class PassingRelay:
     def _passed(self, block: bytes) -> bytes:
         if not block:
             return b""
+        block = self._read(block)
+        self.done = self.done or block.endswith(DONE)
         self.events_relayed += block.count(b"\n\n")
         for text in self.DELTA.findall(block):
             self._deltas += 1
             self._delta_bytes += len(text)
-        if USAGE.search(block):
-            for event in events(block):
-                if USAGE.search(event):
-                    self._read_usage(event)
         return block
 
-    def _read_usage(self, event: bytes) -> None:
-        fields = decoded(event)
-        if fields is not None:
-            self.usage = read_usage(fields.get("usage")) or self.usage
+    def _read(self, block: bytes) -> bytes:
+        """Take down what these events tell; what is to go to the client of them."""
+        if USAGE.search(block):
+            for event in events(block):
+                fields = decoded(event) if USAGE.search(event) else None
+                if fields is not None:
+                    self.usage = read_usage(fields.get("usage")) or self.usage
+        return block
 
 
 def decoded(event: bytes) -> dict[str, object] | None:

@@ -61,6 +61,7 @@ class ChatRelay:
         self.secrets = secrets  # masked in the upstream's own error; may be set once the upstream is known
         self.bytes_relayed = 0
         self.events_relayed = 0
+        self.created = ""
         self._splitter = EventSplitter()
         self._chat = chat
         self._wants_usage = wants_usage
@@ -296,6 +297,7 @@ class ChatRelay:
             self._nameless = True
         if not self._identity:
             self._identity = {name: chunk[name] for name in IDENTITY if name in chunk}
+            self.created = bytes(chunk["id"]).decode("utf-8", "replace").strip('"')
 
     def _learn(self, chunk: Fields, *, spaced: bool) -> None:
         """How this upstream spells its chunks, and what one weighs without text: bytes alone give an estimate then."""

@@ -7,10 +7,11 @@ may ask for. Of a provider that is not among them it is not told whether it is t
 from collections.abc import Iterator
 
 from gateway import routing
-from gateway.asks import Ask
+from gateway.asks import Ask, Form
 from gateway.errors import NotFound, Overloaded, UnknownModel
 from gateway.places import AZURE
 from gateway.receipts import Call
+from providers import dialects
 from providers.snapshot import Catalog, is_usable
 from providers.targets import AliasCard, KeyCard, ProviderCard, Target, matches
 
@@ -41,6 +42,18 @@ def by_model(ask: Ask, key: KeyCard, config: Catalog) -> tuple[AliasCard, tuple[
     return alias, targets
 
 
+def with_messages(ask: Ask, targets: tuple[Target, ...]) -> tuple[Target, ...]:
+    """Those of the targets that have Anthropic's API. Raises NotFound where none has."""
+    kept = tuple(target for target in targets if has_messages(target.provider))
+    if not kept:
+        raise NotFound(f"No provider of `{ask.model or ask.endpoint}` offers the Messages API.", code="no_messages_api")
+    return kept
+
+
+def has_messages(provider: ProviderCard) -> bool:
+    return dialects.get(provider.dialect).messages_base(provider) is not None
+
+
 def by_place(ask: Ask, call: Call, key: KeyCard, config: Catalog) -> tuple[AliasCard, tuple[Target, ...]]:
     """The same for a request that names a provider, or no model. Raises NotFound for a provider that is not there."""
     named = _named(call, key, config)
@@ -53,7 +66,7 @@ def by_place(ask: Ask, call: Call, key: KeyCard, config: Catalog) -> tuple[Alias
         if not kept:
             raise unknown_model(ask.model)
         return alias, kept
-    provider = named or _default(key, config)
+    provider = named or _default(ask, key, config)
     if provider is None:
         raise NotFound(f"Invalid URL ({ask.method} /v1{ask.path})")
     if not is_usable(provider):
@@ -75,9 +88,12 @@ def _named(call: Call, key: KeyCard, config: Catalog) -> ProviderCard | None:
     )
 
 
-def _default(key: KeyCard, config: Catalog) -> ProviderCard | None:
+def _default(ask: Ask, key: KeyCard, config: Catalog) -> ProviderCard | None:
     """The provider of the first alias that the key may use: the oldest row, the first in the file."""
-    return next(usable_by(key, config), None)
+    for provider in usable_by(key, config):
+        if ask.form is not Form.MESSAGES or has_messages(provider):
+            return provider
+    return None
 
 
 def usable_by(key: KeyCard, config: Catalog) -> Iterator[ProviderCard]:

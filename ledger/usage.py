@@ -61,6 +61,28 @@ def read_usage(value: object) -> Usage | None:
     )
 
 
+def read_messages_usage(value: object) -> Usage | None:
+    """The same from Anthropic's `usage`, where cached tokens stand beside the others and not among them.
+
+    https://docs.anthropic.com/en/docs/build-with-claude/prompt-caching
+    """
+    if not isinstance(value, dict):
+        return None
+    given, tokens_out = _count(value, "input_tokens"), _count(value, "output_tokens")
+    if given is None and tokens_out is None:
+        return None
+    cached = _count(value, "cache_read_input_tokens") or 0
+    written = _count(value, "cache_creation_input_tokens") or 0
+    return Usage((given or 0) + cached + written, tokens_out or 0, cached)
+
+
+def decode_messages_usage(data: bytes | msgspec.Raw) -> Usage | None:
+    try:
+        return read_messages_usage(msgspec.json.decode(data))
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+
+
 def decode_usage(data: bytes | msgspec.Raw) -> Usage | None:
     """Usage from the JSON text of a `usage` object; None where it is not one."""
     try:

@@ -58,7 +58,8 @@ def settled(values: ProviderValues, policy: AddressPolicy) -> tuple[ProviderValu
     return replace(values, base_url=base_url, options=options), faults
 
 
-FLAGS = frozenset({"include_usage", "drain"})
+FLAGS = frozenset({"include_usage", "drain", "x_api_key"})
+PATH = re.compile(r"(/[A-Za-z0-9._-]+)+")
 
 
 def _option_faults(options: Mapping[str, Any], known: Mapping[str, str]) -> list[Fault]:
@@ -70,6 +71,9 @@ def _option_faults(options: Mapping[str, Any], known: Mapping[str, str]) -> list
         elif name in FLAGS:
             if not isinstance(value, bool):
                 faults.append(Fault("options", f"{name} must be true or false"))
+        elif name == "messages":
+            if value is not True and value is not False and not (isinstance(value, str) and PATH.fullmatch(value)):
+                faults.append(Fault("options", f"{name} must be true, false, or a path such as /anthropic/v1"))
         elif not isinstance(value, str) or not OPTION_TEXT.fullmatch(value):
             faults.append(Fault("options", f"{name} must be a text of letters, digits, dots and hyphens, in quotes"))
     return faults

@@ -5,7 +5,8 @@ import gc
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from gateway.errors import BodyTimeout, BodyTooLarge, NotFound
+from gateway import places
+from gateway.errors import BodyTimeout, BodyTooLarge, NoWebSocket
 from providers.ids import uuid7
 from proxysite import health
 from proxysite.env import Problem, refusal
@@ -157,8 +158,8 @@ async def refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
     https://asgi.readthedocs.io/en/latest/extensions.html#websocket-denial-response
     """
     await receive()
-    error = NotFound("WebSocket is not served here.")
+    error = NoWebSocket(places.read(scope["path"]).path)
     if "websocket.http.response" in scope.get("extensions", {}):
         await answer(error, send, kind="websocket.http.response")
     else:
-        await send({"type": "websocket.close", "code": 1003, "reason": error.message})
+        await send({"type": "websocket.close", "code": 1003, "reason": error.message[:120]})

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from msgspec import Raw
 
+from providers.addresses import origin
 from providers.targets import ProviderCard, Target
 
 
@@ -26,6 +27,8 @@ class OpenAI:
     # Option names that the provider's form accepts, with a sentence each.
     options: ClassVar[dict[str, str]] = {
         "include_usage": "false: do not ask for usage in streams (an upstream that refuses stream_options)",
+        "messages": "true: it has Anthropic's Messages API, too; or where on its host, such as /anthropic/v1",
+        "x_api_key": "true: that API takes the credential as x-api-key and not as a bearer token",
         "drain": "true: read a stream to its end when its client leaves (a provider that bills all of it anyway)",
     }
     # The paths whose requests `request` puts into the provider's shape, and their whole answers `answer` into OpenAI's.
@@ -39,6 +42,19 @@ class OpenAI:
         Raises BadModelName where the model's name is a part of the address and cannot be.
         """
         return target.provider.base_url + path
+
+    def messages_base(self, provider: ProviderCard) -> str | None:
+        """What stands before `/messages` in the address of Anthropic's API at that provider; None: it has none."""
+        where = provider.options.get("messages")
+        if isinstance(where, str) and where.startswith("/"):
+            return origin(provider.base_url) + where.rstrip("/")
+        return provider.base_url if where is True else None
+
+    def messages_headers(self, target: Target) -> list[tuple[str, str]]:
+        """The signature of one call there."""
+        if target.provider.options.get("x_api_key") and target.credential:
+            return [("x-api-key", target.secret)]
+        return OpenAI.headers(self, target)
 
     def headers(self, target: Target) -> list[tuple[str, str]]:
         """The signature of one call."""

@@ -48,6 +48,7 @@ def operations() -> Iterator[tuple[str, str]]:
 def test_s15_the_matrix_names_every_route() -> None:
     assert sorted(operations()) == [
         ("DELETE", "/agents"),
+        ("DELETE", "/models/fast"),
         ("GET", "/agents"),
         ("GET", "/chat/completions"),
         ("GET", "/key"),
@@ -58,6 +59,8 @@ def test_s15_the_matrix_names_every_route() -> None:
         ("POST", "/chat/completions"),
         ("POST", "/completions"),
         ("POST", "/embeddings"),
+        ("POST", "/messages"),
+        ("POST", "/responses"),
         ("PUT", "/agents"),
     ]
 

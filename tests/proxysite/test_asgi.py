@@ -193,8 +193,10 @@ async def websocket(extensions: dict[str, Any]) -> list[dict[str, Any]]:
 
 async def test_a_websocket_is_refused_with_a_plain_answer_where_the_server_can() -> None:
     start, body = await websocket({"websocket.http.response": {}})
-    assert (start["type"], start["status"]) == ("websocket.http.response.start", 404)
-    assert json.loads(body["body"])["error"]["message"] == "WebSocket is not served here."
+    assert (start["type"], start["status"]) == ("websocket.http.response.start", 426)
+    assert json.loads(body["body"])["error"]["message"] == (
+        "WebSocket is not served here (/v1/realtime). Use POST /v1/realtime/calls, which opens a WebRTC session."
+    )
 
 
 async def test_a_websocket_is_closed_before_the_handshake_elsewhere() -> None:

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
 from proxysite.protocol import GatewayProtocol
 from proxysite.refusals import ASGIApp
 from proxysite.server import GatewayServer, configuration
@@ -28,7 +30,7 @@ class Answer:
 async def serving(
     app: ASGIApp,
     *,
-    protocol: type[GatewayProtocol] = GatewayProtocol,
+    protocol: type[HttpToolsProtocol] = GatewayProtocol,
     **options: Any,
 ) -> AsyncIterator[tuple[int, GatewayServer]]:
     """The application on a free port of this machine: (port, server)."""
