@@ -127,8 +127,8 @@ class GatewayHandler(ASGIHandler):
             call.origin = head.origin  # so that the page can read why it is refused
         identity = await desk.authenticate(head.token, call.caller)
         key = call.key = identity.key
+        call.origin = ""
         if identity.origins is not None:
-            call.origin = ""
             cors.check(head.origin, identity.origins)
             call.origin = head.origin
         if key.cidrs:

@@ -186,7 +186,7 @@ def read(body: bytes) -> tuple[dict[str, msgspec.Raw], Fields]:
     try:
         return raw, _fields.decode(body)
     except msgspec.ValidationError as exc:
-        raise _invalid(exc) from None
+        raise invalid(exc) from None
 
 
 def read_object(body: bytes) -> dict[str, msgspec.Raw]:
@@ -286,7 +286,8 @@ def _check_doubled(body: bytes) -> None:
             raise DuplicateField(f"`{name}` is given twice.", param=name)
 
 
-def _invalid(exc: msgspec.ValidationError) -> BadRequest:
+def invalid(exc: msgspec.ValidationError) -> BadRequest:
+    """The field at which a body is not what it should be, by its path."""
     text = str(exc)
     match = _PATH.search(text)
     if match is None:

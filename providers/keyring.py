@@ -60,6 +60,7 @@ class Keyring:
         self._known: dict[bytes, Entry] = {}
         self._unknown: dict[bytes, Entry] = {}
         self._digest_of: dict[str, bytes] = {}
+        self._by_id: dict[str, Entry] = {}  # keys that have minted a token, which names them
 
     def find(self, token: str) -> KeyCard | Verdict:
         """The card, UNKNOWN for a token that is nobody's, or MISSING where `load` has to look it up."""
@@ -87,12 +88,33 @@ class Keyring:
         self._remember(keys.digest(peppers.primary()[1], token), card)
         return card
 
+    def find_by_id(self, key_id: str) -> KeyCard | Verdict:
+        """The card of a key that a genuine token names; MISSING where `load_by_id` has to look it up."""
+        card = snapshot.current().keys_by_id.get(key_id)
+        if card is not None:
+            return card
+        entry = self._by_id.get(key_id)
+        if entry is None or self._wall() >= entry.wall or self._monotonic() >= entry.monotonic:
+            return MISSING
+        return entry.card or UNKNOWN
+
+    def load_by_id(self, key_id: str) -> None:
+        """Look a key up, with one query, and remember what came of it."""
+        row = ClientKey.objects.by_id(key_id)
+        card = _card(row) if row is not None else None
+        kept = UNKNOWN_FOR if card is None else KNOWN_FOR
+        self._by_id.pop(key_id, None)
+        if len(self._by_id) >= MAX_ENTRIES:
+            del self._by_id[next(iter(self._by_id))]
+        self._by_id[key_id] = Entry(card, self._wall() + kept, self._monotonic() + kept)
+
     def forget(self, key_id: str | None) -> None:
         """A key has changed, or with None any number of them: look it up again, and all that were nobody's too."""
         self._unknown = {}
         if key_id is None:
-            self._known, self._digest_of = {}, {}
+            self._known, self._digest_of, self._by_id = {}, {}, {}
             return
+        self._by_id.pop(key_id, None)
         digest = self._digest_of.pop(key_id, None)
         if digest is not None:
             self._known.pop(digest, None)
@@ -139,6 +161,10 @@ def _in_database(key_id: str, token: str) -> KeyCard | None:
         return None
     if not keys.matches(pepper, token, bytes(row.digest)):
         return None
+    return _card(row)
+
+
+def _card(row: ClientKey) -> KeyCard | None:
     try:
         return key_card(row)
     except BadRow as error:
@@ -150,4 +176,6 @@ _shared = Keyring()
 # Those of this process.
 find = _shared.find
 load = _shared.load
+find_by_id = _shared.find_by_id
+load_by_id = _shared.load_by_id
 forget = _shared.forget

@@ -20,6 +20,7 @@ class Catalog:
     # The lengths that those prefixes have, longest first: a look-up a length, however many patterns there are.
     lengths: tuple[int, ...] = ()
     keys: Mapping[bytes, KeyCard] = field(default_factory=dict)  # keys from elsewhere, by digest
+    keys_by_id: Mapping[str, KeyCard] = field(default_factory=dict)  # the same
     gateway_budgets: tuple[BudgetCard, ...] = ()  # of all requests together
     origins: frozenset[str] = frozenset()  # of the pages that any key lets in, and patterns of them
     compromised: frozenset[str] = frozenset()  # ids of client keys whose running requests are to be ended
@@ -99,6 +100,7 @@ def build(
         adapted={name: alias for name, alias in exact.items() if alias.adapters},
         lengths=tuple(sorted({len(prefix) for prefix in patterns}, reverse=True)),
         keys={card.digest: card for card in held},
+        keys_by_id={card.id: card for card in held},
         loaded_at=loaded_at,
         gateway_budgets=tuple(gateway_budgets),
         compromised=frozenset(compromised),

@@ -78,7 +78,10 @@ GATEWAY_ORDER = (
 # What can be read, tested and timed without a database: no way leads from here to django.db or to gateway.
 PURE = (
     *(f"providers.{name}" for name in ("targets", "secret", "ids", "keys", "vault", "quirks", "edits", "presets")),
-    *(f"providers.{name}" for name in ("addresses", "aliases", "allowances", "callers", "origins", "spans")),
+    *(
+        f"providers.{name}"
+        for name in ("addresses", "aliases", "allowances", "callers", "ephemeral", "minting", "origins", "spans")
+    ),
     "providers.dialects",
     *(f"ledger.{name}" for name in ("entries", "usage", "money", "prices", "builtin", "pricebook", "counting")),
 )

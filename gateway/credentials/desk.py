@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from gateway.credentials.ephemeral import Ephemeral
 from gateway.credentials.identity import Identity, Kind
 from gateway.credentials.kept import Publishable, Secret, Sql
 from gateway.errors import Unauthorized
@@ -24,7 +25,7 @@ class Desk:
         self._soon, self._sql = soon, sql
         self._stateless = stateless
         self._secret = Secret(soon, sql)
-        self._kinds: dict[str, Kind] = {"pk-gw-": Publishable(soon, sql)}
+        self._kinds: dict[str, Kind] = {"pk-gw-": Publishable(soon, sql), "ek-gw-": Ephemeral(soon)}
         self._counting: set[asyncio.Task[None]] = set()
 
     def kind_of(self, token: str) -> Kind:
