@@ -9,6 +9,7 @@ import structlog
 
 from gateway.asks import Ask, Form
 from gateway.caching import identity, serving, wishes
+from gateway.caching.batches import Batch
 from gateway.caching.flights import Flight, Reader
 from gateway.caching.identity import NotComparable
 from gateway.caching.kept import Kept
@@ -60,30 +61,51 @@ class Cache:
         if ask.form is not Form.COMPLETION:
             return Found(ask)
         wish = wishes.wish(ask, alias, key, receipt.call.header(b"cache-control"))
-        target = targets[0]
-        # What a budget will bound the answer to is a part of what is sent.
-        sent = ask.bounded(OUTPUT_CAP) if budgets_of(key, config) else ask
-        try:
-            values = identity.request_of(sent, target) if wish is not None else {}
-        except NotComparable:
-            wish = None
-        if wish is None:
-            serving.mark(receipt, serving.BYPASS)
-            return Found(ask)
-        shelf = Shelf(self.memory, self.shared, self.wall, alias, key, config, wish, receipt.call.forwarded)
-        name = shelf.namer(sent, target)("answer", values)
+        if wish is not None:
+            shelf = Shelf(self.memory, self.shared, self.wall, alias, key, config, wish, receipt.call.forwarded)
+            step = self._embeddings if ask.endpoint == "embeddings" else self._answer
+            # What a budget will bound the answer to is a part of what is sent.
+            sent = ask.bounded(OUTPUT_CAP) if budgets_of(key, config) else ask
+            try:
+                return await step(ask, sent, targets[0], shelf, receipt)
+            except NotComparable:
+                pass
+        serving.mark(receipt, serving.BYPASS)
+        return Found(ask)
+
+    async def _answer(self, ask: Ask, sent: Ask, target: Target, shelf: Shelf, receipt: Receipt) -> Found:
+        name = shelf.namer(sent, target)("answer", identity.request_of(sent, target))
         stale = None
-        if wish.read:
+        if shelf.wish.read:
             kept = await shelf.find(name)
             if kept is not None and shelf.is_fresh(kept):
                 if (reply := self._serve(name, kept, ask, receipt, target)) is not None:
                     return Found(ask, reply)
-            elif wish.stale:
+            elif shelf.wish.stale:
                 stale = kept
             if (reply := await self._follow(name, ask, receipt, target)) is not None:
                 return Found(ask, reply)
         serving.mark(receipt, serving.MISS)
         return Found(ask, share=Share(shelf, self._lead(name, receipt), receipt, sent, target, name, stale))
+
+    async def _embeddings(self, ask: Ask, sent: Ask, target: Target, shelf: Shelf, receipt: Receipt) -> Found:
+        batch = Batch(shelf, sent, target)
+        name = shelf.namer(sent, target)("answer", *batch.whole_name)
+        if shelf.wish.read:
+            await batch.find()
+            if not batch.missing:
+                reply = self._serve(name, batch.from_kept(), ask, receipt, target)
+                if reply is not None:
+                    return Found(ask, reply)
+                batch.found.clear()
+            if (reply := await self._follow(name, ask, receipt, target)) is not None:
+                return Found(ask, reply)
+        serving.mark(receipt, serving.MISS)
+        kept = sum(name in batch.found for name in batch.names)
+        if kept:
+            receipt.call.headers.append((b"x-gateway-cache-items", b"%d/%d" % (kept, len(batch.items))))
+        share = Share(shelf, self._lead(name, receipt), receipt, sent, target, name, batch=batch)
+        return Found(batch.to_ask(), share=share)
 
     async def tend(self) -> None:
         """Called four times a second: what is not urgent, off every request's way."""

@@ -7,7 +7,7 @@ Two requests are equal where their JSON means the same: order of names, white sp
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from typing import Any, Final
 
 import msgspec
@@ -77,13 +77,12 @@ def secret() -> bytes:
     return hashlib.blake2b(settings.SECRET_KEY.encode(), digest_size=32, person=b"answer cache").digest()
 
 
-def digest(*parts: bytes) -> bytes:
-    """32 bytes; each part is counted by its length, so that no two lists of parts are the same text."""
-    made = hashlib.blake2b(VERSION, key=secret(), digest_size=32)
+def add(made: "hashlib.blake2b", *parts: bytes) -> "hashlib.blake2b":
+    """Each part is counted by its length, so that no two lists of parts are the same text."""
     for part in parts:
         made.update(len(part).to_bytes(8, "big"))
         made.update(part)
-    return made.digest()
+    return made
 
 
 def owner(key: KeyCard, scope: str) -> str:
@@ -114,7 +113,14 @@ class Namer:
         where = (provider.id, provider.dialect, provider.base_url, target.model)
         # What of the client's head goes on to the provider, and can change its answer.
         head = sorted(":".join(pair) for pair in forwarded if pair[0] != "idempotency-key")
-        self._digest = partial(digest, *(part.encode("utf-8", "replace") for part in (*place, *where, "\n".join(head))))
+        parts = (part.encode("utf-8", "replace") for part in (*place, *where, "\n".join(head)))
+        self._place = add(hashlib.blake2b(VERSION, key=secret(), digest_size=32), *parts)
 
     def __call__(self, kind: str, *values: Any) -> bytes:
-        return self._digest(kind.encode(), *map(_encode, values))
+        """32 bytes."""
+        return add(self._place.copy(), kind.encode(), *map(_encode, values)).digest()
+
+    def each(self, kind: str, common: Any, values: Iterable[Any]) -> list[bytes]:
+        """One for each of the values, with what they have in common."""
+        begun = add(self._place.copy(), kind.encode(), _encode(common))
+        return [add(begun.copy(), _encode(value)).digest() for value in values]

@@ -33,6 +33,7 @@ class Facts(msgspec.Struct, frozen=True):
     author: str = ""
     mark: str = ""
     model: str = ""  # the model's name at the provider
+    named: str = ""  # as the answer calls it, where that is not a part of the body
     cost: Decimal | None = None  # what it did cost; None: unknown
     usage: Usage = Usage()
 

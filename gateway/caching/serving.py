@@ -1,6 +1,6 @@
 """A kept answer as the reply to a request: a stream or a whole, whichever it asked for, and what its row says."""
 
-from gateway.answers import as_stream
+from gateway.answers import as_stream, with_base64, with_floats
 from gateway.asks import Ask
 from gateway.caching import assembling
 from gateway.caching.kept import PLAIN, Kept
@@ -27,7 +27,7 @@ def mark(receipt: Receipt, state: str, *, age: float | None = None, distance: fl
         call.headers.append((b"x-gateway-cache-distance", f"{distance:.6f}".encode()))
 
 
-HEADERS = frozenset({b"x-gateway-cache", b"age", b"x-gateway-cache-distance"})
+HEADERS = frozenset({b"x-gateway-cache", b"age", b"x-gateway-cache-distance", b"x-gateway-cache-items"})
 
 
 def stand_in(receipt: Receipt, model: str, like: Target) -> Target:
@@ -42,7 +42,9 @@ def reply(kept: Kept, ask: Ask, receipt: Receipt, target: Target) -> Reply:
     """Raises ValueError where the body is not what it says it is."""
     chat = ask.endpoint == "chat.completions"
     facts = kept.facts
-    if not ask.stream:
+    if ask.endpoint == "embeddings":
+        body = with_base64(kept.body) if ask.wants_base64 else with_floats(kept.body)
+    elif not ask.stream:
         body = kept.body if facts.kind == PLAIN else assembling.completion(kept.body, chat=chat)
     elif facts.kind == PLAIN:
         body = as_stream(kept.body, chat=chat, wants_usage=ask.wants_usage)

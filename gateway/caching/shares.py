@@ -8,6 +8,7 @@ import msgspec
 from gateway.answers import LIST_OF
 from gateway.asks import Ask
 from gateway.caching import identity, serving
+from gateway.caching.batches import Batch
 from gateway.caching.flights import Broadcast, Flight, Reader
 from gateway.caching.kept import MAX_BODY, PLAIN, STREAM, Kept
 from gateway.caching.shelves import Shelf
@@ -36,10 +37,11 @@ class Share:
         ask: Ask,
         first: Target,
         name: bytes,
-        stale: Kept | None,
+        stale: Kept | None = None,
+        batch: Batch | None = None,
     ) -> None:
         self.shelf, self.flight, self.receipt = shelf, flight, receipt
-        self.ask, self.first, self.name, self.stale = ask, first, name, stale
+        self.ask, self.first, self.name, self.stale, self.batch = ask, first, name, stale, batch
         receipt.give_back.append(self._over)
 
     def record(
@@ -82,11 +84,21 @@ class Share:
     def whole(self, target: Target, body: bytes) -> bytes:
         """A whole answer has come; returns what its own client gets."""
         usage = self.receipt.usage or Usage()
+        if self.batch is not None:
+            return self._embedded(self.batch, target, body, usage)
         if len(body) <= MAX_BODY and is_finished(body, self.ask.endpoint):
             self._keep(PLAIN, target, body, usage)
         else:
             self.flight.arrived(None)
         return body
+
+    def _embedded(self, batch: Batch, target: Target, body: bytes, usage: Usage) -> bytes:
+        cost, _ = self.receipt.bill.cost(target, usage, sent=True)
+        whole = batch.completed(target, body, usage, cost)
+        told = Usage(usage.tokens_in + batch.tokens)
+        self.receipt.saved = batch.saved
+        self.flight.arrived(Kept(self.shelf.facts(PLAIN, target, told, cost), whole))
+        return whole
 
     def _keep(self, kind: str, target: Target, body: bytes, usage: Usage) -> None:
         cost, _ = self.receipt.bill.cost(target, usage, sent=True)

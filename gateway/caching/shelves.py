@@ -55,7 +55,7 @@ class Shelf:
     def facts(self, kind: str, target: Target, usage: Usage, cost: Decimal | None) -> Facts:
         author = self.key.principal
         mark = self._purges.get(purging.name_of(purging.KEY, author), "")
-        return Facts(self.wall(), kind, author, mark, target.model, cost, usage)
+        return Facts(self.wall(), kind, author, mark, target.model, cost=cost, usage=usage)
 
     async def find(self, name: bytes) -> Kept | None:
         """The answer of that name, fresh or stale; None where there is none of use."""
