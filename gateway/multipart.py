@@ -6,10 +6,12 @@ refused, so that the model that was authorised is the one that the provider find
 """
 
 import re
+from dataclasses import dataclass
 from typing import Final
 
 from gateway.errors import BadRequest, DuplicateField
 
+MULTIPART = "multipart/form-data"
 MAX_HEAD = 8 * 1024  # bytes of one part's header lines
 MAX_VALUE = 4 * 1024  # bytes of a field that is read
 MAX_PARTS = 1024
@@ -44,6 +46,15 @@ def boundary_of(content_type: str) -> bytes:
     return boundary.encode("ascii")
 
 
+@dataclass(frozen=True, slots=True)
+class FilePart:
+    """A file within a form: its own name, and where its content stands."""
+
+    file_name: str
+    start: int
+    end: int
+
+
 class Scanner:
     """Fed with the body in pieces of any size. `values` and `spans` hold each wanted field once it is complete.
 
@@ -53,6 +64,7 @@ class Scanner:
     def __init__(self, boundary: bytes, wanted: frozenset[str]) -> None:
         self.values: dict[str, bytes] = {}
         self.spans: dict[str, tuple[int, int]] = {}
+        self.files: list[FilePart] = []
         self.start = 0  # where the first boundary stands
         self.text_bytes = 0  # of all parts that are no files
         self.done = False  # the last boundary has passed
@@ -64,7 +76,7 @@ class Scanner:
         self._read = self._opening
         self._parts = 0
         self._name = ""  # of the part under way, where it is wanted
-        self._is_text = False
+        self._file_name: str | None = None  # of the part under way, where it is a file
         self._start = 0
         self._value = bytearray()
 
@@ -121,11 +133,10 @@ class Scanner:
         head = data[at:end]
         if self._mark in head:
             raise _malformed("its boundary stands within a part")
-        name, is_file = _described(head)
+        name, self._file_name = _described(head)
         self._name = name if name in self._wanted else ""
-        self._is_text = not is_file
         if self._name:
-            if is_file:
+            if self._file_name is not None:
                 raise BadRequest(f"`{name}` must be a text field, not a file.", param=name, code="invalid_type")
             if name in self.values:
                 raise DuplicateField(f"`{name}` is given twice.", param=name)
@@ -144,13 +155,15 @@ class Scanner:
         if end < at or data[end:found] != LINE:
             raise _malformed("its boundary stands within a part")
         self._take(data, at, end)
-        if self._name:
+        if self._file_name is not None:
+            self.files.append(FilePart(self._file_name, self._start, self._base + end))
+        elif self._name:
             self.values[self._name] = bytes(self._value)
             self.spans[self._name] = self._start, self._base + end
         return self._border(data, found), True
 
     def _take(self, data: bytes, at: int, end: int) -> None:
-        if self._is_text:
+        if self._file_name is None:
             self.text_bytes += end - at
         if self._name:
             self._value += data[at:end]
@@ -163,8 +176,8 @@ class Scanner:
         return len(data), False
 
 
-def _described(head: bytes) -> tuple[str, bool]:
-    """The name of the part with these header lines, and whether it is a file. Raises BadRequest."""
+def _described(head: bytes) -> tuple[str, str | None]:
+    """The name of the part with these header lines; if it is a file, its own name too. Raises BadRequest."""
     found: list[bytes] = []
     for line in head.split(LINE):
         match = _FIELD.fullmatch(line)
@@ -187,8 +200,9 @@ def _described(head: bytes) -> tuple[str, bool]:
             raise _malformed("a part's name cannot be read for its backslashes")
     if len(names) != 1 or any(name == b"name*" for name, _ in parameters):
         raise _malformed("a part has not exactly one name")
+    files = [value for name, value in parameters if name in (b"filename", b"filename*")]
     try:
-        return names[0].decode(), any(name in (b"filename", b"filename*") for name, _ in parameters)
+        return names[0].decode(), files[0].decode("utf-8", "replace") if files else None
     except UnicodeDecodeError:
         raise _malformed("a part's name is not UTF-8") from None
 

@@ -29,7 +29,7 @@ from aiohttp.connector import Connection
 from aiohttp.streams import StreamReader
 from yarl import URL
 
-from gateway.echo import answer
+from gateway import echo, echofiles
 from gateway.pouring import Poured, Pouring, Source
 from gateway.wire import Pipe, Sink, Wire
 from providers.addresses import AddressPolicy
@@ -304,8 +304,14 @@ def _head(request: httpx.Request, length: int | None) -> bytes:
 class EchoTransport(httpx.AsyncBaseTransport):
     """The built-in provider, behind the same interface as a real one."""
 
+    def __init__(self) -> None:
+        self.shelf = echofiles.Shelf()
+
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        status, headers, chunks = answer(request.url.path, await request.aread())
+        assert isinstance(request.stream, httpx.AsyncByteStream)
+        kind = request.headers.get("content-type", "")
+        made = await echofiles.answer(self.shelf, request.method, request.url.path, kind, aiter(request.stream))
+        status, headers, chunks = made or echo.answer(request.url.path, await request.aread())
         return httpx.Response(status, headers=headers, stream=Chunks(chunks))
 
 

@@ -15,11 +15,10 @@ import msgspec
 from gateway.asks import MAX_END_USER_CHARS, MAX_MODEL_CHARS, Ask
 from gateway.bodies import Incoming
 from gateway.errors import BadRequest
-from gateway.multipart import Scanner, boundary_of, text_part
+from gateway.multipart import MULTIPART, Scanner, boundary_of, text_part
 from gateway.receipts import Call
 from gateway.spool import WINDOW, Spool
 
-MULTIPART = "multipart/form-data"
 # What is read of a form; each of them once at most.
 WANTED = frozenset({"model", "stream", "n", "user", "response_format"})
 # Forms that name no model go to the provider at once; of every other one it is looked for, whatever the operation.

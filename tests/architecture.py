@@ -23,6 +23,7 @@ GATEWAY_ORDER = (
     "pouring",
     "spool",
     "echo",
+    "echofiles",
     "heads",
     "places",
     "asks",

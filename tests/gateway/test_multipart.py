@@ -46,6 +46,9 @@ def check(scanner: Scanner, body: bytes) -> None:
     assert scanner.values == {"model": b"whisper-1", "response_format": b""}
     assert {name: body[start:end] for name, (start, end) in scanner.spans.items()} == scanner.values
     assert scanner.text_bytes == len(b"whisper-1wordsegment")
+    [file] = scanner.files
+    assert file.file_name == "a.wav"
+    assert body[file.start : file.end].startswith(AUDIO)
     assert scanner.done
 
 
