@@ -160,7 +160,7 @@ class GatewayHandler(ASGIHandler):
 @lru_cache(maxsize=1024)
 def _resolve(path: str) -> ResolverMatch:
     """Raises Http404, which is not remembered."""
-    return get_resolver(settings.ROOT_URLCONF).resolve(path)
+    return get_resolver("gateway.urls").resolve(path)
 
 
 def cut_off(scope: Scope) -> None:

@@ -44,6 +44,7 @@ DRAIN = 0.25
 DRAIN_LINES = 500
 ADOPT = 5.0
 ALERT = 2.0
+LOSE = 60.0
 IDLE = 15.0  # seconds of a pause after which connections to providers are not trusted; the wire's own idle time
 SQL_IDLE = 240.0  # the same for the database's, below the 350 s of the usual address translation
 
@@ -51,13 +52,15 @@ SQL_IDLE = 240.0  # the same for the database's, below the 350 s of the usual ad
 class Engine:
     """One a process. `running()` starts it where no lifespan did, as under a server with lifespan off.
 
-    `durable_open`: this machine's disk dies with the process, so each request's row is committed before the provider
-    is called. `stateless`: there is no database; the configuration is the environment's, the account goes to the log.
+    `freezes`: the process may be frozen between requests, and killed so, with its disk. Each request's row is committed
+    before the provider is called, then, and nothing is held for the next one. `stateless`: there is no database; the
+    configuration is the environment's, the account goes to the log.
     """
 
-    def __init__(self, data_dir: Path | None = None, *, durable_open: bool = False, stateless: bool = False) -> None:
+    def __init__(self, data_dir: Path | None = None, *, freezes: bool = False, stateless: bool = False) -> None:
         self.data_dir = data_dir
-        self.durable_open = durable_open
+        self.freezes = freezes
+        self.durable_open = freezes and not stateless
         self.stateless = stateless
         self.reader = catalog.Reader(database=not stateless)
         self.ready = False
@@ -72,6 +75,8 @@ class Engine:
         self._drained_at = float("-inf")  # all that was settled before has its row
         self._failing: set[str] = set()
         self.desk = Desk(self._sql_soon, self.sql, stateless=stateless)
+        self._at_work = 0  # background jobs under way
+        self._at_rest = asyncio.Event()
 
     async def running(self) -> Process:
         if self.process is None:
@@ -90,13 +95,14 @@ class Engine:
         self.pauses.looked()
         self.journal = self._open_journal()
         policy = AddressPolicy(settings.GATEWAY_PRIVATE_UPSTREAMS, development=settings.DEVELOPMENT)
-        clock = asyncio.get_running_loop().time
-        self.limiter = Limiter(clock, partial(self.sql, paced), settings.REDIS_URL)
+        clock = self.pauses.clock if self.freezes else asyncio.get_running_loop().time
+        run = self.sql if self.freezes else partial(self.sql, paced)
+        self.limiter = Limiter(clock, run, settings.REDIS_URL, together=self.durable_open)
         prices, budgets = PriceBook(), None  # without a database: only the built-in prices, and no budgets
         if not self.stateless:
             await self._join()
             prices = PriceBook(OwnPrices())
-            budgets = Budgets(self.sql, clock, wait=self._sql.patience)
+            budgets = Budgets(self.sql, clock, wait=self._sql.patience, by_request=self.freezes)
         self.process = Process(
             upstream or Upstream(policy), self.journal, clock, self.limiter, prices, budgets, self._sql.run_soon
         )
@@ -104,7 +110,7 @@ class Engine:
         self.process.cache = open_cache(self.process)
         if self.durable_open:
             self.process.commit_open = self._commit_open
-        lasting = None if self.durable_open or settings.ON_LAMBDA else self.process.disk.directory
+        lasting = None if self.freezes else self.process.disk.directory
         self.observer.begin(self.process, self.journal, lasting)
         self._herald = Herald(self.process, self.sql, _channels(), time.time)
         await self._price()
@@ -119,6 +125,8 @@ class Engine:
             asyncio.create_task(self._every(ALERT, self._alert)),
             asyncio.create_task(self._every(REFRESH, self.observer.look)),
         ]
+        if self.durable_open:
+            self._tasks.append(asyncio.create_task(self._every(LOSE, self._lose)))
         self.draining, self.ready = False, True
 
     async def _join(self) -> None:
@@ -207,10 +215,18 @@ class Engine:
     async def flush(self) -> None:
         """After a response: its row. From here to the next `thaw` nothing is begun that a freeze could cut in two."""
         assert self.journal is not None
+        assert self.process is not None
         self.pauses.end()
+        while self.pauses.resting and self._at_work:
+            self._at_rest.clear()
+            await self._at_rest.wait()
         self.observer.flush()
         while self.journal.pending and await self.sql(self.journal.drain, DRAIN_LINES):
             pass
+        if self.pauses.resting:
+            await self.limiter.rest()
+            if self.process.budgets is not None:
+                await self.process.budgets.rest()
 
     def time_is_up(self, task: "asyncio.Task[Any]") -> None:
         """The request of that task ends now, with an error event or a 503 in its place."""
@@ -229,13 +245,22 @@ class Engine:
 
     async def _every(self, seconds: float, job: Callable[[], object]) -> None:
         while True:
-            try:
-                result = job()
-                if asyncio.iscoroutine(result):
-                    await result
-            except Exception:
-                log.exception("background_job_failed", job=job.__name__)
+            if not self.pauses.resting:
+                await self._do(job)
             await asyncio.sleep(seconds)
+
+    async def _do(self, job: Callable[[], object]) -> None:
+        self._at_work += 1
+        try:
+            result = job()
+            if asyncio.iscoroutine(result):
+                await result
+        except Exception:
+            log.exception("background_job_failed", job=job.__name__)
+        finally:
+            self._at_work -= 1
+            if not self._at_work:
+                self._at_rest.set()
 
     def _tick(self) -> None:
         assert self.process is not None
@@ -249,16 +274,15 @@ class Engine:
             self._sql.tick()
 
     async def _refresh(self) -> None:
-        if not self.pauses.resting:
-            self.pauses.looked()
-            await self.sql(self.reader.refresh)
+        self.pauses.looked()
+        await self.sql(self.reader.refresh)
 
     async def _drain(self) -> None:
         journal = self.journal
         assert journal is not None
         assert self.process is not None
         began = self.process.clock()
-        if journal.pending and not self.pauses.resting:
+        if journal.pending:
             while await self.sql(paced, journal.drain, DRAIN_LINES) >= DRAIN_LINES:
                 pass
         if not journal.away:
@@ -297,9 +321,11 @@ class Engine:
 
     async def _adopt(self) -> None:
         assert self.journal is not None
-        if not self.pauses.resting:
-            await self.sql(paced, self.journal.adopt)
-            await self.sql(self.observer.adopt)
+        await self.sql(paced, self.journal.adopt)
+        await self.sql(self.observer.adopt)
+
+    async def _lose(self) -> None:
+        await self.sql(paced, openrows.lose)
 
 
 def _channels() -> Channels:
@@ -308,6 +334,4 @@ def _channels() -> Channels:
     )
 
 
-engine = Engine(
-    durable_open=settings.ON_LAMBDA and not settings.GATEWAY_STATELESS, stateless=settings.GATEWAY_STATELESS
-)
+engine = Engine(freezes=settings.ON_LAMBDA, stateless=settings.GATEWAY_STATELESS)

@@ -10,9 +10,8 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
 from ipaddress import ip_address
-from pathlib import Path
 from typing import cast
 
 import httpx
@@ -31,6 +30,7 @@ from yarl import URL
 
 from gateway import echo, echofiles
 from gateway.pouring import Poured, Pouring, Source
+from gateway.tls import tls_context
 from gateway.wire import Pipe, Sink, Wire
 from providers.addresses import AddressPolicy
 
@@ -42,25 +42,6 @@ OWN_FIELDS = frozenset({b"host", b"connection", b"content-length", b"transfer-en
 
 class AddressNotAllowed(OSError):
     """The policy permits none of the addresses that the name has."""
-
-
-@cache
-def tls_context() -> ssl.SSLContext:
-    """TLS 1.2 or newer, trusting the system's certificates and certifi's; SSL_CERT_FILE and its like change nothing."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    paths = ssl.get_default_verify_paths()
-    cafile = paths.openssl_cafile if Path(paths.openssl_cafile).is_file() else None
-    capath = paths.openssl_capath if Path(paths.openssl_capath).is_dir() else None
-    if cafile or capath:
-        context.load_verify_locations(cafile, capath)
-    try:
-        import certifi
-    except ImportError:
-        return context
-    context.load_verify_locations(certifi.where())
-    return context
 
 
 class CheckedResolver(ThreadedResolver):

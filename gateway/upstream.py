@@ -23,13 +23,13 @@ from gateway.errors import (
     UpstreamUnreachable,
 )
 from gateway.pouring import Poured, Source
+from gateway.tls import tls_context
 from gateway.transport import (
     AddressNotAllowed,
     AiohttpTransport,
     Body,
     EchoTransport,
     Whole,
-    tls_context,
 )
 from gateway.wire import HeadTooLarge
 from providers.addresses import AddressPolicy

@@ -29,6 +29,8 @@ CLOSED_SECONDS = 15.0  # after which, all its rows being there, the lease itself
 BEAT_SECONDS = 10.0
 # A lease is swept after 60 s without a sign of life; from half of that on nothing is spent of it.
 TRUSTED_SECONDS = 30.0
+# What an environment that was killed held of a lease is free again when its rows have been charged as lost.
+BY_REQUEST_SECONDS = 21 * 60
 REFUSED_SECONDS = 0.25  # how long a refusal is remembered, so that a flood of calls costs few statements
 
 
@@ -78,11 +80,16 @@ class Hold:
 
 
 class Budgets:
-    """The purses of a process. `run` is the way to the SQL thread; `wait` how long a request may wait for it (s)."""
+    """The purses of a process. `run` is the way to the SQL thread; `wait` how long a request may wait for it (s).
 
-    def __init__(self, run: Runner, clock: Callable[[], float], *, wait: float = 1.0) -> None:
+    `by_request`: a lease has what the requests under way need and no more, because the process may be frozen after any
+    of them; `rest` ends it then.
+    """
+
+    def __init__(self, run: Runner, clock: Callable[[], float], *, wait: float = 1.0, by_request: bool = False) -> None:
         self.holder_id = uuid7()
         self.wait = wait
+        self.by_request = by_request
         self._run = run
         self._clock = clock
         self._purses: dict[str, Purse] = {}
@@ -150,7 +157,8 @@ class Budgets:
     async def beat(self) -> None:
         """Say to SQL that this process lives. Had it been swept meanwhile, its leases are gone: begin anew."""
         self._beat_tried_at = began = self._clock()
-        if not await self._run(leases.beat, self.holder_id):
+        beat = partial(leases.beat, seconds=BY_REQUEST_SECONDS if self.by_request else 0)
+        if not await self._run(beat, self.holder_id):
             # The old purses' holds are settled against leases that are no more, and so against the account alone.
             self._purses = {}
         self._beaten_at = began
@@ -174,6 +182,13 @@ class Budgets:
         if now - self._swept_at >= BEAT_SECONDS:
             self._swept_at = now
             await self._run(leases.sweep)
+
+    async def rest(self) -> None:
+        """Before a pause, all rows being there: end the leases that no request needs, so that none lies frozen."""
+        for key, purse in list(self._purses.items()):
+            if not purse.holds and not purse.waiting:
+                del self._purses[key]
+                await self._run(leases.close, purse.lease_id)
 
     async def close(self) -> None:
         """Return everything; what was settled and not drained is charged to the accounts alone when it is."""
@@ -235,9 +250,10 @@ class Budgets:
     async def _granted(self, purse: Purse, wanted: int, hoped: int) -> int | None:
         """Units, 0 where there is no room, None where SQL does not answer. A connection may die once; what was granted
         and not heard of is returned when the lease is closed."""
+        take = partial(leases.take, in_advance=not self.by_request)
         for again in (True, False):
             try:
-                granted: int = await self._run(leases.take, purse.place, purse.lease_id, self.holder_id, wanted, hoped)
+                granted: int = await self._run(take, purse.place, purse.lease_id, self.holder_id, wanted, hoped)
             except Exception as error:
                 if not again:
                     log.warning("budget_not_readable", error=type(error).__name__)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 
 from django.db import connection, transaction
-from django.db.models import F
+from django.db.models import DateTimeField, ExpressionWrapper, F
 from django.db.models.functions import Now
 
 from ledger.entries import Settled
@@ -18,6 +18,7 @@ from ledger.models import BudgetAccount, Lease, LeaseHolder
 from ledger.money import ZERO, dollars, units
 
 SHARE = 20  # a lease is at most a twentieth of what is left, of each process
+NOTHING = 2**62  # the parts into which what is left is cut so that none of them is a unit
 SWEPT_SECONDS = 60
 SWEPT_AT_ONCE = 500
 
@@ -36,16 +37,19 @@ class AccountPlace:
     alert_at: tuple[int, ...] = ()
 
 
-def take(place: AccountPlace, lease_id: str, holder_id: str, wanted: int, hoped: int) -> int:
+def take(
+    place: AccountPlace, lease_id: str, holder_id: str, wanted: int, hoped: int, *, in_advance: bool = True
+) -> int:
     """Put at least `wanted` more on the lease, or 0 where there is no room; if there is room for all who wait, `hoped`.
 
-    It is a multiple of `wanted`, so that equal requests leave no crumbs. One conditional UPDATE decides.
+    It is a multiple of `wanted`, so that equal requests leave no crumbs. One conditional UPDATE decides. `in_advance`:
+    with something for requests that may come.
     """
     with transaction.atomic():
-        granted = _granted(place, wanted, hoped)
+        granted = _granted(place, wanted, hoped, in_advance=in_advance)
         if granted is None and not BudgetAccount.objects.filter(pk=place.id).exists():
             _open(place)
-            granted = _granted(place, wanted, hoped)
+            granted = _granted(place, wanted, hoped, in_advance=in_advance)
         if granted is None:
             return 0
         made, new = Lease.objects.get_or_create(
@@ -57,11 +61,11 @@ def take(place: AccountPlace, lease_id: str, holder_id: str, wanted: int, hoped:
         return granted
 
 
-def _granted(place: AccountPlace, wanted: int, hoped: int) -> int | None:
+def _granted(place: AccountPlace, wanted: int, hoped: int, *, in_advance: bool) -> int | None:
     """None where the account is not there or has no room."""
     if wanted > place.amount:
         return None
-    processes = max(1, LeaseHolder.objects.filter(seen_at__gte=Now() - timedelta(seconds=SWEPT_SECONDS)).count())
+    parts = SHARE * _processes() if in_advance else NOTHING
     quote = connection.ops.quote_name
     table = quote(BudgetAccount._meta.db_table)
     room = "(%s - spent - reserved)"
@@ -72,7 +76,7 @@ def _granted(place: AccountPlace, wanted: int, hoped: int) -> int | None:
     grant = f"(%s * CASE WHEN {waiting} > {share} THEN {waiting} ELSE {share} END)"
     calls = max(1, -(-hoped // wanted))
     for_waiting = [place.amount, wanted, calls, place.amount, wanted, calls]
-    for_share = [place.amount, SHARE * processes, wanted]
+    for_share = [place.amount, parts, wanted]
     values = [wanted, *for_waiting, *for_share, *for_waiting, *for_share]
     with connection.cursor() as cursor:
         cursor.execute(
@@ -82,6 +86,10 @@ def _granted(place: AccountPlace, wanted: int, hoped: int) -> int | None:
         )
         found = cursor.fetchone()
     return None if found is None else int(found[0])
+
+
+def _processes() -> int:
+    return max(1, LeaseHolder.objects.filter(seen_at__gte=Now() - timedelta(seconds=SWEPT_SECONDS)).count())
 
 
 def _open(place: AccountPlace) -> None:
@@ -117,11 +125,15 @@ def close(lease_id: str) -> None:
             lease.delete()
 
 
-def beat(holder_id: str) -> bool:
-    """Say that the holder lives; False where it had been swept, or is new: it holds no leases."""
-    if LeaseHolder.objects.filter(pk=holder_id).update(seen_at=Now()):
+def beat(holder_id: str, *, seconds: int = 0) -> bool:
+    """Say that the holder lives; False where it had been swept, or is new: it holds no leases.
+
+    It is swept so many `seconds` later than others.
+    """
+    seen_at = ExpressionWrapper(Now() + timedelta(seconds=seconds), DateTimeField())
+    if LeaseHolder.objects.filter(pk=holder_id).update(seen_at=seen_at):
         return True
-    LeaseHolder.objects.bulk_create([LeaseHolder(id=holder_id, seen_at=Now())], ignore_conflicts=True)
+    LeaseHolder.objects.bulk_create([LeaseHolder(id=holder_id, seen_at=seen_at)], ignore_conflicts=True)
     return False
 
 

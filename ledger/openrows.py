@@ -13,7 +13,7 @@ from ledger import drain
 from ledger.entries import Opened, Settled
 from ledger.models import UsageRecord
 from ledger.storable import LENGTHS
-from ledger.tape import Reject
+from ledger.tape import Reject, lost
 
 OPEN = "open"
 OLDEST = timedelta(minutes=20)  # a function runs for 15 minutes at most
@@ -22,7 +22,8 @@ BATCH = 200
 
 def commit(entry: Opened) -> None:
     """The row of a request that may now be sent. Raises django.db.Error where it is not there afterwards."""
-    row = drain.row_of(_account(entry, outcome=OPEN))
+    known = {name: getattr(entry, name) for name in Opened.__struct_fields__}
+    row = drain.row_of(Settled(**known, outcome=OPEN, sent=True))
     # One statement, which needs no transaction around it: each would be two more ways to the database and back.
     with connection.cursor() as cursor:
         cursor.execute(drain._insert(1), drain._parameters(row))
@@ -46,12 +47,8 @@ def lose(now: datetime | None = None) -> int:
     return count
 
 
-def _account(entry: Opened, *, outcome: str) -> Settled:
-    known = {name: getattr(entry, name) for name in Opened.__struct_fields__}
-    return Settled(**known, outcome=outcome, sent=True)
-
-
 def _lost(row: UsageRecord) -> Settled:
+    """What it had set aside is charged to the accounts that it names; of its lease nothing is left."""
     entry = Opened(
         id=row.id,
         at=row.started_at.timestamp(),
@@ -61,8 +58,13 @@ def _lost(row: UsageRecord) -> Settled:
         alias=row.alias,
         model=row.model,
         stream=row.stream,
+        team=row.team_id,
+        team_name=row.team_name,
+        end_user=row.end_user,
+        reserved=row.reserved,
+        charges=[(account, "", 0) for account in row.accounts],
     )
-    return _account(entry, outcome="lost")
+    return lost(entry)
 
 
 def _refuse(entry: Settled, error: Exception) -> None:

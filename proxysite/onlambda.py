@@ -1,8 +1,10 @@
 """The gateway as a site for the runtime of `proxysite.awslambda`."""
 
 import os
+from threading import Thread
 from typing import Any
 
+from gateway import tls
 from gateway.errors import GatewayError, InternalError, Overloaded, StreamInterrupted
 from gateway.sse import error_event
 from proxysite.awslambda.runtime import Site
@@ -18,12 +20,17 @@ def site() -> Site:
     Nothing is asked of the network but the SSM parameters that settings refer to, and no connection is left open.
     """
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "proxysite.settings")
+    # The certificates take as long as all of aiohttp: they are read beside the imports, on another thread.
+    certificates = Thread(target=tls.tls_context)
+    certificates.start()
+    with tls.without_certificates():
+        import gateway.upstream  # noqa: F401
     from django.urls import get_resolver
 
     from proxysite.asgi import application
 
-    assert get_resolver().url_patterns
-
+    assert get_resolver("gateway.urls").url_patterns
+    certificates.join()
     return Site(app=application, event=event, refuse=refuse, farewell=FAREWELL)
 
 

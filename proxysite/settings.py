@@ -37,7 +37,7 @@ ASGI_APPLICATION = "proxysite.asgi.application"
 APPEND_SLASH = False
 INSTALLED_APPS = [
     "proxysite.apps.ProxysiteConfig",
-    "django.contrib.admin",
+    "django.contrib.admin.apps.SimpleAdminConfig",  # whoever loads proxysite.urls has the admin found
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -66,7 +66,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
 if not GATEWAY_ADMIN:
-    INSTALLED_APPS = [name for name in INSTALLED_APPS if name not in ("django.contrib.admin", "django_object_actions")]
+    INSTALLED_APPS = [name for name in INSTALLED_APPS if not name.startswith(("django.contrib.admin", "django_object"))]
     for name in ("sessions.middleware.Session", "auth.middleware.Authentication", "messages.middleware.Message"):
         MIDDLEWARE.remove(f"django.contrib.{name}Middleware")
 TEMPLATES = [

@@ -4,6 +4,7 @@ from django.conf import settings
 from django.urls import path, re_path
 from django.views.generic import RedirectView
 
+from gateway import urls
 from gateway.api import api
 from proxysite import pages
 from proxysite.version import version
@@ -13,10 +14,15 @@ api.version = version()
 handler404 = "proxysite.pages.not_found"
 handler500 = "proxysite.pages.server_error"
 
-urlpatterns = [path("", pages.index), path("", api.urls), re_path("", pages.unknown)]
+urlpatterns = [path("", pages.index), *urls.urlpatterns, re_path("", pages.unknown)]
 if settings.GATEWAY_ADMIN:
+    # Only here: a function that serves requests never imports the admin.
     from django.contrib import admin
 
+    from proxysite import signin
+
+    admin.autodiscover()
+    admin.site.login_form = signin.GuardedSignIn
     admin.site.site_title = admin.site.site_header = "LLM gateway"
     admin.site.index_title = "Configuration and usage"
     urlpatterns[:0] = [

@@ -13,7 +13,7 @@ import structlog
 from gateway.limits.claims import Charge, Claim, Estimates, Verdict
 from gateway.limits.memory import MemoryLimiter
 from gateway.limits.sql import Run, SqlLimiter
-from gateway.limits.store import Store
+from gateway.limits.store import PULSE_EXPIRES, Store
 from providers.ids import uuid7
 
 if TYPE_CHECKING:
@@ -26,26 +26,32 @@ BEAT = 1.0  # seconds between two signs of life
 HANDING_OVER = 2.5  # seconds that a newcomer waits for those who still count in memory
 ALONE_AFTER = 60.0  # seconds without another process after which counting in memory begins again
 PRUNE_BEATS = 60
+SILENT = PULSE_EXPIRES / 2  # seconds without a sign of life after which one is given before a place is taken
+SHOWN = 1.0  # seconds that it may take
 
 
 class Limiter:
     """`run` gives a job to the process's SQL thread; jobs are done in the order in which they are given.
 
-    With a `redis_url` requests are counted there from the start, and the database knows the processes only.
+    With a `redis_url` requests are counted there from the start, and the database knows the processes only. `together`:
+    never alone, because a process that may be frozen could not hand over what it has counted.
     """
 
-    def __init__(self, clock: Callable[[], float], run: Run, redis_url: str = "") -> None:
+    def __init__(self, clock: Callable[[], float], run: Run, redis_url: str = "", *, together: bool = False) -> None:
         self.clock = clock
         self.run = run
-        self.mode = MEMORY
+        self.together = together
+        self.mode = SQL if together else MEMORY
         self.estimates = Estimates()
         self.store = Store(uuid7())
+        self.store.clock = clock
         self.memory = MemoryLimiter(clock)
         self.shared: SqlLimiter | RedisLimiter = SqlLimiter(self.store, run, clock)
         if redis_url:
             self.mode, self.shared = REDIS, _redis(redis_url, clock)
         self._others_at = 0.0
         self._beats = 0
+        self._beaten_at = 0.0
 
     # --- what requests ask for ---------------------------------------------------------------------------------------
 
@@ -53,6 +59,8 @@ class Limiter:
         """All that the claim names, or nothing."""
         if self.mode == MEMORY:
             return self.memory.take_now(claim)
+        if claim.slots and self.clock() - self._beaten_at > SILENT:
+            await self._show()
         return await self.shared.take(claim)
 
     def look(self, claim: Claim) -> Verdict:
@@ -85,7 +93,8 @@ class Limiter:
         self._note(others)
         if not others or self.mode == REDIS:
             return
-        await self._share()
+        if self.mode == MEMORY:
+            await self._share()
         while self.clock() < ends:
             others = await self.run(self.store.beat, self.mode)
             self._note(others)
@@ -100,7 +109,7 @@ class Limiter:
         if others and self.mode == MEMORY:
             await self._share()
             await self.run(self.store.beat, self.mode)
-        elif not others and self.mode == SQL and self.clock() - self._others_at > ALONE_AFTER:
+        elif not others and self.mode == SQL and not self.together and self.clock() - self._others_at > ALONE_AFTER:
             await self._count_alone()
         self._beats += 1
         if self._beats % PRUNE_BEATS == 0:
@@ -110,12 +119,27 @@ class Limiter:
         """Each 250 ms."""
         self.shared.tick()
 
+    async def rest(self) -> None:
+        """Before a pause: tell what is still to be told, and hold no place for requests that may not come."""
+        if self.mode != MEMORY:
+            await self.shared.rest()
+
     async def leave(self) -> None:
         """At the end: tell what is still to be told, and that the places are free."""
         await self.shared.close()
         await self.run(self.store.leave)
 
+    async def _show(self) -> None:
+        """After a pause the others do not count the places of a process of which they have not heard for long."""
+        self._beaten_at = self.clock()
+        try:
+            async with asyncio.timeout(SHOWN):
+                self._note(await self.run(self.store.beat, self.mode))
+        except Exception as error:  # the store, which is away, is asked for the place next
+            log.warning("process_not_shown", error=type(error).__name__)
+
     def _note(self, others: dict[str, str]) -> None:
+        self._beaten_at = self.clock()
         self.shared.processes = len(others) + 1
         if others:
             self._others_at = self.clock()

@@ -136,6 +136,12 @@ class RedisLimiter:
         if self._flushing is not None and not self._flushing.done():
             await asyncio.wait({self._flushing})
 
+    async def rest(self) -> None:
+        """Tell the server now what it is to be told."""
+        if self._settlement:
+            self._begin()
+        await self.flush()
+
     async def close(self) -> None:
         await self.flush()
         await self._link.close()

@@ -93,9 +93,7 @@ class SqlLimiter:
     """`run` gives a job to the process's SQL thread. `processes` is how many share, and is set by the engine."""
 
     def __init__(self, store: Store, run: Run, clock: Callable[[], float]) -> None:
-        self.store = store
-        self.run = run
-        self.clock = clock
+        self.store, self.run, self.clock = store, run, clock
         self.processes = 1
         self.alone = AloneLimiter(clock)
         self.down_until = 0.0
@@ -208,12 +206,17 @@ class SqlLimiter:
         if self._flushing is not None and not self._stuck:
             await asyncio.wait({self._flushing})
 
+    async def rest(self) -> None:
+        """As `flush`, with the places that are held for the next requests."""
+        self._return_idle(self.clock())
+        await self.flush()
+
     async def close(self) -> None:
         await self.flush()
 
     def tick(self) -> None:
         """Called every 250 ms."""
-        self._return_idle()
+        self._return_idle(self.clock() - PLACES_IDLE)
         if self._batch and not self._is_away():
             self._round()
         if len(self._places) > MAX_BUCKETS:
@@ -223,10 +226,9 @@ class SqlLimiter:
                 if places.used or places.held or name in self._batch.returns or name in self._spare
             }
 
-    def _return_idle(self) -> None:
-        """Places that this process holds for its next requests go back where those have not come."""
-        long_ago = self.clock() - PLACES_IDLE
-        for name in [name for name in self._spare if self._places[name].used_at < long_ago]:
+    def _return_idle(self, since: float) -> None:
+        """Places that this process holds for its next requests go back where none has come since then."""
+        for name in [name for name in self._spare if self._places[name].used_at <= since]:
             self._spare.discard(name)
             places = self._places[name]
             if places.held > places.used:

@@ -32,6 +32,24 @@ def test_the_pause_begins_with_the_end_of_the_last_request_and_is_measured_by_th
     assert not pauses.resting
 
 
+def test_its_clock_passes_in_a_pause_in_which_the_monotonic_one_stands_still_and_never_goes_back() -> None:
+    wall, monotonic = Wall(), Wall()
+    pauses = Pauses(wall, monotonic)
+    pauses.begin()
+    pauses.end()
+    wall.now, monotonic.now = wall.now + 600, monotonic.now + 2
+    pauses.begin()
+    assert pauses.clock() == 1600.0
+    pauses.end()
+    wall.now, monotonic.now = wall.now - 3600, monotonic.now + 5
+    pauses.begin()
+    assert pauses.clock() == 1605.0
+    pauses.end()
+    wall.now, monotonic.now = wall.now + 10, monotonic.now + 10
+    pauses.begin()
+    assert pauses.clock() == 1615.0
+
+
 def test_a_request_that_failed_before_it_began_does_not_count_twice() -> None:
     pauses = Pauses(Wall())
     pauses.end()

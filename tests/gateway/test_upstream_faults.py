@@ -28,7 +28,7 @@ from gateway.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from gateway.transport import tls_context
+from gateway.tls import tls_context
 from gateway.upstream import FOREIGN, Upstream, translated
 from providers.addresses import AddressPolicy
 from providers.targets import Timeouts
