@@ -7,12 +7,14 @@ import structlog
 
 from gateway.admission import Grant
 from gateway.errors import GatewayError, Overloaded, UpstreamError, UpstreamRefused, UpstreamTimeout
-from gateway.outgoing import outgoing
+from gateway.outgoing import Outgoing, outgoing
+from gateway.predictions import predict
 from gateway.reading import read
 from gateway.receipts import Attempt
 from gateway.refusals import AUTH_FAILED
 from gateway.relays import Reply
 from gateway.sleepers import until_awake
+from gateway.upstream import UpstreamReply
 from providers.targets import Target
 
 log = structlog.get_logger("gateway")
@@ -111,21 +113,24 @@ async def _ask_upstream(grant: Grant, target: Target, attempt: Attempt, seconds:
     call = outgoing(ask, target, receipt.call.forwarded)
     receipt.total_deadline = attempt.started + timeouts.total
     with receipt.within(seconds, _no_first_byte):
-        upstream = await receipt.process.upstream.send(
-            call.url,
-            call.headers,
-            call.body,
-            timeouts,
-            method=ask.method,
-            sending=attempt,
-            once=not ask.is_fixed,
-        )
+        upstream = await _sent(grant, target, attempt, call)
         attempt.sent = True
         try:
             return await read(grant, target, upstream)
         except BaseException:
             await asyncio.shield(upstream.aclose())
             raise
+
+
+async def _sent(grant: Grant, target: Target, attempt: Attempt, call: Outgoing) -> UpstreamReply:
+    ask, upstream, timeouts = grant.ask, grant.receipt.process.upstream, target.provider.timeouts
+    if call.predicts:
+        is_chat = ask.endpoint == "chat.completions"
+        return await predict(upstream, target, call, chat=is_chat, stream=ask.stream, sending=attempt)
+    once = not ask.is_fixed
+    return await upstream.send(
+        call.url, call.headers, call.body, timeouts, method=ask.method, sending=attempt, once=once
+    )
 
 
 def _no_first_byte() -> UpstreamTimeout:

@@ -27,6 +27,7 @@ class Outgoing:
     url: str
     headers: list[tuple[str, str]]
     body: bytes | Source
+    predicts: bool = False  # it is answered by a prediction
 
 
 def outgoing(ask: Ask, target: Target, forwarded: list[tuple[str, str]]) -> Outgoing:
@@ -52,7 +53,7 @@ def outgoing(ask: Ask, target: Target, forwarded: list[tuple[str, str]]) -> Outg
         headers.append(("anthropic-version", ANTHROPIC_VERSION))
     if ask.content_type:
         headers.append(("content-type", ask.content_type))
-    return Outgoing(url, headers, body)
+    return Outgoing(url, headers, body, dialect.predicts and ask.path in dialect.converts)
 
 
 def _url(ask: Ask, target: Target, dialect: Dialect) -> str:
@@ -73,7 +74,7 @@ def _url(ask: Ask, target: Target, dialect: Dialect) -> str:
 def _edit(ask: Ask, provider: ProviderCard, dialect: Dialect) -> Edit:
     edit: Edit = partial(edits.apply, provider.quirks, path=ask.path)
     if ask.path in dialect.converts:
-        edit = partial(_one_after_the_other, edit, partial(dialect.request, ask.path))
+        edit = partial(_one_after_the_other, edit, partial(dialect.request, provider, ask.path))
     if ask.stream and not dialect.streams(ask.path, ask.fields):
         edit = partial(_one_after_the_other, _ask_for_whole, edit)
     return edit

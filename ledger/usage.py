@@ -36,7 +36,8 @@ def read_usage(value: object) -> Usage | None:
     tokens_out = _count(value, "completion_tokens", "output_tokens")
     total = _count(value, "total_tokens")
     if tokens_in is None and tokens_out is None and total is None:
-        media_ms = milliseconds(value.get("seconds"))  # a transcription that is charged by its length
+        # A transcription that is charged by its length, a prediction by its time.
+        media_ms = milliseconds(value.get("seconds"))
         return Usage(media_ms=media_ms) if media_ms else None
     if tokens_in is None:
         tokens_in = max((total or 0) - (tokens_out or 0), 0)
@@ -57,6 +58,7 @@ def read_usage(value: object) -> Usage | None:
         min(reasoning or 0, tokens_out),
         min(heard or 0, tokens_in),
         min(audio or 0, tokens_out),
+        media_ms=milliseconds(value.get("seconds")),
         credits=_amount(value.get("cost")),
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from providers import dialects, quirks, timeouts
 from providers.addresses import AddressError, AddressPolicy, normalise
+from providers.dialects import Dialect
 from providers.presets import fill
 
 OPTION_TEXT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -49,7 +50,7 @@ def settled(values: ProviderValues, policy: AddressPolicy) -> tuple[ProviderValu
     elif base_url:
         faults.append(Fault("base_url", f"the dialect {values.dialect} calls no address: leave it empty"))
     if dialect is not None:
-        faults.extend(_option_faults(options, dialect.options))
+        faults.extend(_option_faults(options, dialect))
     for name, parse in (("quirks", quirks.parse), ("timeouts", timeouts.parse)):
         try:
             parse(getattr(values, name))
@@ -62,8 +63,9 @@ FLAGS = frozenset({"include_usage", "drain", "x_api_key"})
 PATH = re.compile(r"(/[A-Za-z0-9._-]+)+")
 
 
-def _option_faults(options: Mapping[str, Any], known: Mapping[str, str]) -> list[Fault]:
+def _option_faults(options: Mapping[str, Any], dialect: Dialect) -> list[Fault]:
     faults: list[Fault] = []
+    known = dialect.options
     for name, value in options.items():
         if name not in known:
             names = ", ".join(sorted(known)) or "none"
@@ -76,4 +78,6 @@ def _option_faults(options: Mapping[str, Any], known: Mapping[str, str]) -> list
                 faults.append(Fault("options", f"{name} must be true, false, or a path such as /anthropic/v1"))
         elif not isinstance(value, str) or not OPTION_TEXT.fullmatch(value):
             faults.append(Fault("options", f"{name} must be a text of letters, digits, dots and hyphens, in quotes"))
+        elif name in dialect.choices and value not in dialect.choices[name]:
+            faults.append(Fault("options", f"{name} must be one of {', '.join(dialect.choices[name])}"))
     return faults

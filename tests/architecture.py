@@ -56,6 +56,7 @@ GATEWAY_ORDER = (
     "outgoing",
     "caching",
     "admission",
+    "predictions",
     "reading",
     "sleepers",
     "forwarding",
@@ -86,6 +87,7 @@ PURE = (
         for name in ("addresses", "aliases", "allowances", "callers", "ephemeral", "minting", "origins", "spans")
     ),
     "providers.dialects",
+    "providers.predictions",
     *(f"ledger.{name}" for name in ("entries", "usage", "money", "prices", "builtin", "pricebook", "counting")),
 )
 

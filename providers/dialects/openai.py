@@ -31,6 +31,10 @@ class OpenAI:
         "x_api_key": "true: that API takes the credential as x-api-key and not as a bearer token",
         "drain": "true: read a stream to its end when its client leaves (a provider that bills all of it anyway)",
     }
+    # Of an option that is one of several words, these.
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {}
+    # Whether its answers are predictions, which are created and then asked for (gateway/predictions.py).
+    predicts: ClassVar[bool] = False
     # The paths whose requests `request` puts into the provider's shape, and their whole answers `answer` into OpenAI's.
     converts: ClassVar[frozenset[str]] = frozenset()
     # Path, below the base URL, of a cheap GET that proves address and credential right; None where there is none.
@@ -72,8 +76,8 @@ class OpenAI:
         """Whether the upstream can stream what these fields ask for; else it is asked for the whole answer."""
         return True
 
-    def request(self, path: str, fields: dict[str, Raw]) -> None:
-        """Edit the body of a request to a path of `converts`, after the declared edits."""
+    def request(self, provider: ProviderCard, path: str, fields: dict[str, Raw]) -> None:
+        """Edit the body of a request to a path of `converts`, after the declared edits; may raise edits.Refused."""
 
     def answer(self, path: str, fields: dict[str, Raw]) -> dict[str, Raw]:
         """A whole answer in OpenAI's shape, from a path of `converts`; ValueError where it is no answer."""

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Raw
 
 from providers.dialects.openai import OpenAI
+from providers.targets import ProviderCard
 
 NOTHING = (b"", b"null", b"[]")
 NO_USAGE = Raw(b'{"prompt_tokens":0,"total_tokens":0}')
@@ -27,7 +28,7 @@ class Predibase(OpenAI):
     def streams(self, path: str, fields: Mapping[str, Raw]) -> bool:
         return bytes(fields.get("tools", b"")) in NOTHING
 
-    def request(self, path: str, fields: dict[str, Raw]) -> None:
+    def request(self, provider: ProviderCard, path: str, fields: dict[str, Raw]) -> None:
         """LoRAX embeds one text at a time; it says itself that a list is none."""
         given = fields.get("input")
         if given is None:
