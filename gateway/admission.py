@@ -43,10 +43,11 @@ async def admit(ask: Ask, receipt: Receipt) -> Grant:
         raise Unauthorized("You didn't provide an API key.")
     config = snapshot.current()
     ask = receipt.ask = within_scope(key, ask, receipt)
-    if ask.names_model and not call.provider:
+    if ask.names_model and not call.provider and not ask.ids:
         alias, targets = wayfinding.by_model(ask, key, config)
     else:
-        alias, targets = wayfinding.by_place(ask, call, key, config)
+        known = await receipt.process.stickies.find(ask.ids) if ask.ids else {}
+        alias, targets = wayfinding.by_place(ask, call, key, config, known)
     if ask.form is Form.MESSAGES:
         targets = wayfinding.with_messages(ask, targets)
     share = None

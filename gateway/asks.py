@@ -12,6 +12,7 @@ from typing import Annotated, Any, Protocol
 
 import msgspec
 
+from gateway import mentions
 from gateway.errors import BadRequest, DuplicateField, MissingField
 from gateway.pouring import Source
 
@@ -96,6 +97,7 @@ class Ask:
     content_type: str = "application/json"
     is_billed: bool = True  # whether a provider may charge for the call itself
     upload: Upload | None = None  # the body where it is not in memory
+    ids: tuple[str, ...] = ()  # of what a provider keeps, as the path and the body name them
     is_fixed: bool = True  # whether the path is one of our own set, and so its address worth remembering
     bound: str = ""  # the field that bounds the answer, "" where there is none
 
@@ -177,6 +179,7 @@ def parse(body: bytes, *, endpoint: str, path: str, streams: bool, deployment: s
         end_user=end_user(fields),
         max_tokens=_larger(fields.max_tokens, fields.max_completion_tokens),
         bound=BOUND.get(endpoint, ""),
+        ids=tuple(mentions.in_chat(raw, body)),
     )
 
 

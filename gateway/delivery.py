@@ -9,6 +9,7 @@ import structlog
 from django.http import HttpResponse, StreamingHttpResponse
 
 from gateway import shapes
+from gateway.belongings import note_stream
 from gateway.errors import GatewayError, StreamInterrupted
 from gateway.receipts import Receipt
 from gateway.relays import Reply
@@ -241,6 +242,8 @@ class Live(StreamingHttpResponse):
 
     def _account(self) -> None:
         receipt, relay = self.receipt, self.reply.relay if self.reply else None
+        if relay is not None and self.reply is not None:
+            note_stream(receipt, self.reply.target, relay.created)
         if relay is None or not receipt.ask.is_billed:
             return
         if relay.usage is not None:

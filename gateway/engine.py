@@ -23,6 +23,7 @@ from gateway.observing import Observer
 from gateway.pauses import Pauses
 from gateway.process import Process
 from gateway.sqlthread import SqlThread, close_connections, paced
+from gateway.stickies import Stickies
 from gateway.upstream import Upstream
 from ledger import openrows
 from ledger.budgets import Budgets
@@ -108,6 +109,8 @@ class Engine:
         )
         self.process.disk.directory = self.data_dir or Path(settings.DATA_DIR)
         self.process.cache = open_cache(self.process)
+        if not self.stateless:
+            self.process.stickies = Stickies(self.sql)
         if self.durable_open:
             self.process.commit_open = self._commit_open
         lasting = None if self.freezes else self.process.disk.directory
@@ -154,6 +157,7 @@ class Engine:
             try:
                 while await self.sql(self.journal.drain, DRAIN_LINES):
                     pass
+                await self.process.stickies.close()
                 await self.process.cache.close()
                 if self.process.budgets is not None:
                     await self.process.budgets.close()

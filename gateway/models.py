@@ -60,3 +60,16 @@ class LimitPlace(models.Model):
 
     def __str__(self) -> str:
         return self.id
+
+
+class KnownId(models.Model):
+    """An id that a provider gave to something of a client's: who has it, under which credential, and whose it is."""
+
+    id = models.CharField(primary_key=True, max_length=NAME)
+    provider = models.CharField(max_length=40)
+    credential = models.CharField(max_length=40, blank=True, default="")
+    owner = models.CharField(max_length=40)  # a client key's principal
+    used_on = models.DateField(db_index=True)
+
+    def __str__(self) -> str:
+        return self.id

@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote_to_bytes
 import msgspec
 from django.http import HttpRequest
 
-from gateway import asks, places
+from gateway import asks, mentions, places
 from gateway.asks import MAX_MODEL_CHARS, Ask, Form
 from gateway.errors import BadRequest, NotFound, NoWebSocket
 from gateway.places import Place
@@ -71,9 +71,10 @@ class Operation:
             raise NoWebSocket(place.path)
         if name == OTHER and not place.rooted:
             raise NotFound(f"Invalid URL ({method} {place.path})")
+        path = below_v1(scope)
         ask = Ask(
             endpoint=name,
-            path=below_v1(scope),
+            path=path,
             model="",
             fields={},
             size=len(request.body),
@@ -84,6 +85,7 @@ class Operation:
             names_model=False,
             whole=b"",
             content_type="",
+            ids=tuple(mentions.in_path(path)),
             is_fixed=False,
             is_billed=method not in FREE_METHODS and name not in FREE_FAMILIES,
         )
@@ -116,6 +118,7 @@ def with_body(ask: Ask, body: bytes, content_type: str) -> Ask:
         model=model or "",
         names_model=model is not None,
         stream=loose.stream is True,
+        ids=(*ask.ids, *mentions.in_body(fields, body)),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from gateway.errors import GatewayError, Overloaded
 from gateway.spool import Disk
+from gateway.stickies import Stickies
 from gateway.upstream import Upstream
 from ledger.budgets import Budgets
 from ledger.entries import Entry, Opened, Settled
@@ -105,6 +106,7 @@ class Process:
     meters: MetersLike | None = None  # None: nobody reads the numbers
     listings: Listings = field(default_factory=Listings)
     receipts: set[OpenReceipt] = field(default_factory=set)
+    stickies: Stickies = field(default_factory=Stickies)
     cache: Any = None  # see gateway.caching.cache
     # Where the journal dies with the machine: the row is committed before the provider is called.
     commit_open: Callable[[Opened], Awaitable[None]] | None = None

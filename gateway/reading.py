@@ -7,9 +7,11 @@ from typing import cast
 
 import msgspec
 
+from gateway import belongings
 from gateway.admission import Grant
 from gateway.answers import as_stream, check_answer, read_error, with_base64, with_floats
 from gateway.asks import Ask, Form
+from gateway.belongings import is_kept
 from gateway.errors import UpstreamError, UpstreamInvalid, UpstreamTimeout
 from gateway.mending import decode_fields
 from gateway.receipts import Receipt
@@ -71,6 +73,8 @@ async def _completion(grant: Grant, target: Target, upstream: UpstreamReply) -> 
     else:
         tokens_in = counting.prompt_tokens(ask.fields)
         receipt.usage, receipt.usage_source = Usage(tokens_in, counting.answer_tokens(answer.body)), "estimated"
+    if is_kept(ask):
+        await belongings.note(receipt, target, decode_fields(answer.body), answer.body)
     whole = answer.body if grant.share is None else grant.share.whole(target, answer.body)
     if ask.stream:
         stream = as_stream(whole, chat=ask.endpoint == "chat.completions", wants_usage=ask.wants_usage)
@@ -99,10 +103,13 @@ async def _as_it_is(grant: Grant, target: Target, upstream: UpstreamReply) -> Re
         return Reply(target, upstream.status, content_type, first, None, upstream, chunks, headers, length)
     body = await _whole(receipt, target, chunks)
     await upstream.aclose()
-    usage = _usage_of(ask, content_type, body, _secrets(target))
+    fields = _checked(content_type, body, _secrets(target))
+    usage = _usage_of(ask, fields)
     if ask.is_billed:  # else it was counted when the work was asked for
         receipt.usage = usage or Usage()  # a price may be one of the request alone
         receipt.usage_source = "none" if usage is None else "provider"
+    if fields:
+        body = await belongings.note(receipt, target, fields, body)
     return Reply(target, upstream.status, content_type, body, headers=headers)
 
 
@@ -111,8 +118,13 @@ def _is_file(ask: Ask, content_type: str) -> bool:
     return ask.path.endswith("/content") or not (not content_type or "json" in content_type or "html" in content_type)
 
 
-def _usage_of(ask: Ask, content_type: str, body: bytes, secrets: list[str]) -> Usage | None:
-    """The usage that an answer tells of. Raises UpstreamInvalid for a web page and for JSON that is none.
+def _usage_of(ask: Ask, fields: dict[str, msgspec.Raw]) -> Usage | None:
+    decode = decode_messages_usage if ask.form is Form.MESSAGES else decode_usage
+    return read_media(ask.endpoint, fields, decode(fields["usage"]) if "usage" in fields else None)
+
+
+def _checked(content_type: str, body: bytes, secrets: list[str]) -> dict[str, msgspec.Raw]:
+    """The fields of a JSON object, none of anything else. Raises UpstreamInvalid for a web page and for broken JSON.
 
     Raises UpstreamRefused for an error with a good status; an object with a name may have an `error` of its own, which
     says what became of it.
@@ -120,20 +132,19 @@ def _usage_of(ask: Ask, content_type: str, body: bytes, secrets: list[str]) -> U
     if "html" in content_type:
         raise UpstreamInvalid("The provider answered with a web page.", sent=True)
     if "json" not in content_type or not body:
-        return None
+        return {}
     text = body.lstrip()
     try:
         if not text.startswith(b"{"):
             msgspec.json.decode(text)
-            return None
+            return {}
         fields = decode_fields(text)
         complaint = None if "id" in fields or "object" in fields else read_error(fields)
     except (ValueError, RecursionError):
         raise UpstreamInvalid("The provider answered with a body that is not whole, valid JSON.", sent=True) from None
     if complaint is not None:
         raise refuse(complaint, complaint.status or 502, secrets=secrets, original=body.decode("utf-8", "replace"))
-    decode = decode_messages_usage if ask.form is Form.MESSAGES else decode_usage
-    return read_media(ask.endpoint, fields, decode(fields["usage"]) if "usage" in fields else None)
+    return fields
 
 
 def _returned(upstream: UpstreamReply) -> tuple[tuple[str, str], ...]:
@@ -166,6 +177,7 @@ def _stream(grant: Grant, target: Target, first: bytes, upstream: UpstreamReply,
     out = relay.feed(first)
     if relay.failed is not None and relay.events_relayed <= 1:
         raise relay.failed
+    belongings.note_stream(grant.receipt, target, relay.created)
     return Reply(target, 200, EVENT_STREAM, out, relay, source, chunks)
 
 

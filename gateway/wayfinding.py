@@ -1,16 +1,17 @@
-"""Which provider a request goes to that names no model: the one that the client names, else the key's own.
+"""Which provider a request goes to: the model's; without one the client's choice, the ids' own, or the key's.
 
 A client can choose among the providers that its key may use, and no other: those to which some alias leads that the key
 may ask for. Of a provider that is not among them it is not told whether it is there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from gateway import routing
 from gateway.asks import Ask, Form
-from gateway.errors import NotFound, Overloaded, UnknownModel
+from gateway.errors import BadRequest, NotFound, Overloaded, UnknownModel
 from gateway.places import AZURE
 from gateway.receipts import Call
+from gateway.stickies import Sticky
 from providers import dialects
 from providers.snapshot import Catalog, is_usable
 from providers.targets import AliasCard, KeyCard, ProviderCard, Target, matches
@@ -54,25 +55,72 @@ def has_messages(provider: ProviderCard) -> bool:
     return dialects.get(provider.dialect).messages_base(provider) is not None
 
 
-def by_place(ask: Ask, call: Call, key: KeyCard, config: Catalog) -> tuple[AliasCard, tuple[Target, ...]]:
-    """The same for a request that names a provider, or no model. Raises NotFound for a provider that is not there."""
+def by_place(
+    ask: Ask, call: Call, key: KeyCard, config: Catalog, known: Mapping[str, Sticky]
+) -> tuple[AliasCard, tuple[Target, ...]]:
+    """The same for a request that names a provider, or ids, or no model; `known` are those of the ids that are known.
+
+    In this order: the provider that the client names, the one that has the ids, the model's, the key's own. Raises
+    NotFound for a provider or an id that is not there or is another key's.
+    """
     named = _named(call, key, config)
+    sticky = _sticky(ask, key, known)
+    holder = None
+    if sticky is not None:
+        holder = next((card for card in usable_by(key, config) if card.id == sticky.provider), None)
     if ask.names_model:
-        alias, targets = by_model(ask, key, config)
-        # Azure's clients say `/openai/` of everything: to them it names no provider of ours.
-        if named is None or call.place.is_azure:
-            return alias, targets
-        kept = tuple(target for target in targets if target.provider.id == named.id)
-        if not kept:
-            raise unknown_model(ask.model)
-        return alias, kept
-    provider = named or _default(ask, key, config)
+        # Azure's clients say `/openai/` of everything: of a model it names no provider of ours.
+        only = holder if call.place.is_azure else named or holder
+        return _with_model(ask, key, config, only, sticky)
+    provider = named or holder or _default(ask, key, config)
     if provider is None:
         raise NotFound(f"Invalid URL ({ask.method} /v1{ask.path})")
     if not is_usable(provider):
         raise no_route(f"The provider `{provider.name}`")
     credential = provider.credentials[0] if provider.credentials else None
-    return NO_ALIAS, (Target(provider, "", credential),)
+    return NO_ALIAS, (_as_before(Target(provider, "", credential), sticky),)
+
+
+def _with_model(
+    ask: Ask, key: KeyCard, config: Catalog, only: ProviderCard | None, sticky: Sticky | None
+) -> tuple[AliasCard, tuple[Target, ...]]:
+    alias, targets = by_model(ask, key, config)
+    if only is None:
+        return alias, targets
+    kept = tuple(_as_before(target, sticky) for target in targets if target.provider.id == only.id)
+    if not kept and sticky is not None and only.id == sticky.provider:
+        raise BadRequest(
+            f"What this request names by its id is at the provider `{only.name}`, which does not serve `{ask.model}`.",
+            param="model",
+            code="provider_mismatch",
+        )
+    if not kept:
+        raise unknown_model(ask.model)
+    return alias, kept
+
+
+def _sticky(ask: Ask, key: KeyCard, known: Mapping[str, Sticky]) -> Sticky | None:
+    """Where the ids are. Raises NotFound for another key's, and BadRequest where they are at more than one provider."""
+    found: Sticky | None = None
+    for name in ask.ids:
+        sticky = known.get(name)
+        if sticky is None:
+            continue
+        if sticky.owner != key.principal:
+            raise NotFound(f"There is no `{name}`, or you do not have access to it.", code="not_found")
+        if found is not None and found.provider != sticky.provider:
+            raise BadRequest(f"`{name}` is at another provider than what is named before it.", code="provider_mismatch")
+        found = found or sticky
+    return found
+
+
+def _as_before(target: Target, sticky: Sticky | None) -> Target:
+    """The target under the credential that made what is named: another one may belong to another account."""
+    if sticky is not None and sticky.provider == target.provider.id:
+        for credential in target.provider.credentials:
+            if credential.id == sticky.credential:
+                return Target(target.provider, target.model, credential)
+    return target
 
 
 def _named(call: Call, key: KeyCard, config: Catalog) -> ProviderCard | None:

@@ -16,6 +16,7 @@ OUTSIDE = ("bench", "tests")
 
 # A file of gateway/ imports only from the files that stand before it here; a folder's files share its place.
 GATEWAY_ORDER = (
+    "models",
     "errors",
     "sse",
     "routing",
@@ -26,6 +27,7 @@ GATEWAY_ORDER = (
     "echofiles",
     "heads",
     "places",
+    "mentions",
     "asks",
     "requests",
     "operations",
@@ -41,6 +43,7 @@ GATEWAY_ORDER = (
     "transport",
     "upstream",
     "probe",
+    "stickies",
     "process",
     "listing",
     "bills",
@@ -53,6 +56,7 @@ GATEWAY_ORDER = (
     "limits",
     "spending",
     "wayfinding",
+    "belongings",
     "outgoing",
     "caching",
     "admission",
@@ -74,7 +78,6 @@ GATEWAY_ORDER = (
     "engine",
     "urls",
     "asgi",
-    "models",
     "apps",
     "management",
 )

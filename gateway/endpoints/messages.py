@@ -10,7 +10,7 @@ import msgspec
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from ninja import Router
 
-from gateway import asks
+from gateway import asks, mentions
 from gateway.asks import MAX_END_USER_CHARS, Ask, Form
 from gateway.endpoints.describe import body
 from gateway.errors import MissingField
@@ -40,6 +40,7 @@ class Messages:
             end_user=_user(raw),
             max_tokens=fields.max_tokens,
             query=query(request, place),
+            ids=tuple(mentions.in_body(raw, request.body)),
             bound="max_tokens",
         )
 

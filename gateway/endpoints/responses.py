@@ -9,7 +9,7 @@ from typing import ClassVar
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from ninja import Router
 
-from gateway import asks
+from gateway import asks, mentions
 from gateway.asks import Ask, Form
 from gateway.endpoints.describe import body
 from gateway.operations import Operation, query
@@ -38,6 +38,7 @@ class Responses:
             end_user=asks.end_user(fields),
             max_tokens=fields.max_output_tokens,
             query=query(request, place),
+            ids=tuple(mentions.in_body(raw, request.body)),
             names_model=isinstance(model, str),
             bound="max_output_tokens",
         )
