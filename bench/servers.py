@@ -224,6 +224,8 @@ class Site:
             "GATEWAY_CONFIG": str(config),
             "GATEWAY_PRIVATE_UPSTREAMS": f"127.0.0.1:{upstream}",
             "BENCH_KEY": UPSTREAM_KEY,
+            "GATEWAY_DEFAULT_RPM": "0",
+            "GATEWAY_DEFAULT_BUDGET": "none",
         }
         self.manage("migrate", "--verbosity", "0")
 

@@ -1,5 +1,6 @@
 """The forms of client keys and teams."""
 
+from contextlib import suppress
 from typing import Any
 
 from django import forms
@@ -7,7 +8,7 @@ from django.core.exceptions import ValidationError
 from django.utils.text import capfirst
 
 from providers import aliases as alias_names
-from providers import allowances
+from providers import allowances, newkeys
 from providers.forms import LIMIT_HELP, JSONText, Lines, OptionalNumbers
 from providers.models import ClientKey, Team, every_alias
 
@@ -129,6 +130,11 @@ class ClientKeyForm(BudgetForm):
         super().__init__(*args, **kwargs)
         if not self.instance._state.adding:
             self.fields.pop("kind", None)  # a key stays what it is
+            return
+        with suppress(ValueError):  # which the system check has said
+            usual = newkeys.defaults()
+            self.fields["rpm"].initial, self.fields["budget"].initial = usual.rpm, usual.budget
+            self.fields["expires_at"].initial = usual.ends_at()
 
     def clean_kind(self) -> str:
         return self.cleaned_data["kind"] or allowances.SECRET

@@ -6,7 +6,7 @@ from typing import Any
 from django.conf import settings
 from django.core import checks
 
-from providers import keys, overlay
+from providers import keys, newkeys, overlay
 from providers.configfile import ConfigError
 
 
@@ -32,3 +32,14 @@ def check_overlay(**kwargs: Any) -> Sequence[checks.CheckMessage]:
         else:
             messages.append(checks.Error(text, hint=hint, id="providers.E002"))
     return messages
+
+
+@checks.register("providers")
+def check_defaults(**kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """providers.E003: what new keys are to have is nothing that a key can have."""
+    try:
+        newkeys.defaults()
+    except ValueError as error:
+        hint = "Write a whole number, a budget such as 50/month or none, and a span such as 365d or never."
+        return [checks.Error(str(error), hint=hint, id="providers.E003")]
+    return []

@@ -82,12 +82,20 @@ def missing_builder() -> str:
     return "" if os.geteuid() == 0 else "not run as root"
 
 
+def missing_mount() -> str:
+    tried = subprocess.run(
+        ["unshare", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, check=False
+    )
+    return "" if tried.returncode == 0 else "not root, or not allowed to mount"
+
+
 NEEDS = (
     Need("node", "Node.js 18 and npm", missing_node),
     Need("postgres", "PostgreSQL", missing_postgres),
     Need("redis", "Redis", missing_redis),
     Need("browser", "Chromium", missing_chromium),
     Need("sam", "the AWS SAM CLI", missing_sam),
+    Need("mount", "the right to mount a file system", missing_mount),
     Need("builder", "buildah, mmdebstrap and root", missing_builder),
 )
 

@@ -47,6 +47,18 @@ def test_a_team_is_made_with_its_limits_and_its_budget(admin: Client) -> None:
     assert (team.budget, team.budget_alerts) == ("50/month, 5.00/day", [50, 100])
 
 
+def test_s46_the_form_of_a_new_key_shows_a_rate_a_budget_and_an_end(admin: Client, settings: Settings) -> None:
+    text = page(admin.get(url("clientkey_add")))
+    assert re.search(r'name="rpm" value="600"', text)
+    assert re.search(r'name="budget" value="50/month"', text)
+    end = timezone.now() + timedelta(days=365)
+    assert re.search(rf'name="expires_at_0" value="{end:%Y-%m-%d}"', text)
+    settings.GATEWAY_DEFAULT_RPM, settings.GATEWAY_DEFAULT_EXPIRES = 0, "never"
+    text = page(admin.get(url("clientkey_add")))
+    assert not re.search(r'name="rpm" value="[1-9]', text)
+    assert not re.search(r'name="expires_at_0" value=', text)
+
+
 def test_a_new_key_has_what_the_form_says(admin: Client) -> None:
     team = Team.objects.create(name="web")
     form = {

@@ -5,9 +5,11 @@ from io import StringIO
 import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
+from pytest_django import Settings
 
 from providers import keys
 from providers.models import ClientKey
+from providers.overlay_checks import check_defaults
 
 pytestmark = pytest.mark.django_db
 
@@ -19,12 +21,52 @@ def run(*args: str) -> str:
 
 
 def test_a_key_is_created_and_shown_once() -> None:
-    token, line = run("create_client_key", "web-app").splitlines()
+    token, line, _ = run("create_client_key", "web-app").splitlines()
     row = ClientKey.objects.get()
     assert keys.parse(token) == keys.Parsed("sk", row.id)
     assert ClientKey.objects.with_token(token) == row
     assert line == f"Its id is {row.id}. The key is not kept, and is shown this once."
-    assert (row.name, row.aliases, row.expires_at, row.enabled) == ("web-app", ["*"], None, True)
+    assert (row.name, row.aliases, row.enabled) == ("web-app", ["*"], True)
+
+
+def test_s46_a_new_key_has_a_rate_a_budget_and_an_end_and_the_command_says_so(settings: Settings) -> None:
+    said = run("create_client_key", "web-app").splitlines()[-1]
+    row = ClientKey.objects.get()
+    assert (row.rpm, row.budget) == (600, "50/month")
+    assert row.expires_at is not None
+    assert abs(row.expires_at - timezone.now() - timedelta(days=365)) < timedelta(minutes=1)
+    end = f"{row.expires_at:%Y-%m-%d %H:%M}"
+    assert said == f"It may make 600 requests a minute and cost 50/month (US dollars), and ends on {end} UTC."
+    settings.GATEWAY_DEFAULT_RPM, settings.GATEWAY_DEFAULT_BUDGET = 60, "1/day"
+    run("create_client_key", "other")
+    assert ClientKey.objects.filter(name="other", rpm=60, budget="1/day").exists()
+
+
+def test_what_a_new_key_has_can_be_left_out_one_by_one() -> None:
+    bounds = ("--rpm", "0", "--budget", "none", "--expires", "never")
+    said = run("create_client_key", "web-app", *bounds).splitlines()[-1]
+    row = ClientKey.objects.get()
+    assert (row.rpm, row.budget, row.expires_at) == (0, "", None)
+    assert said == "It may make any number of requests a minute and cost any amount, and does not expire."
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("RPM", -1, "must be a whole number"),
+        ("BUDGET", "50", "50 has no period"),
+        ("EXPIRES", "1y", "1y is no span of time"),
+    ],
+)
+def test_defaults_that_no_key_can_have_are_named_before_a_key_is_made(
+    settings: Settings, name: str, value: object, says: str
+) -> None:
+    setattr(settings, f"GATEWAY_DEFAULT_{name}", value)
+    [error] = check_defaults()
+    assert (error.id, f"GATEWAY_DEFAULT_{name}: {says}" in error.msg) == ("providers.E003", True)
+    with pytest.raises(CommandError, match=f"No key was created: GATEWAY_DEFAULT_{name}: {says}"):
+        run("create_client_key", "web-app")
+    assert not ClientKey.objects.exists()
 
 
 def test_json_is_one_object_with_id_and_key() -> None:
@@ -61,9 +103,10 @@ def test_what_is_no_span_is_refused(span: str) -> None:
 
 def test_an_existing_key_is_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OLD_KEY", "My API Key")
-    line = run("create_client_key", "web", "--existing-key-env", "OLD_KEY")
+    line, bounds = run("create_client_key", "web", "--existing-key-env", "OLD_KEY").splitlines()
     row = ClientKey.objects.get()
-    assert line == f"The key in OLD_KEY is valid here from now on. Its id is {row.id}.\n"
+    assert line == f"The key in OLD_KEY is valid here from now on. Its id is {row.id}."
+    assert bounds.startswith("It may make 600 requests a minute and cost 50/month (US dollars), and ends on 20")
     assert ClientKey.objects.with_token("My API Key") == row
     assert row.foreign
     with pytest.raises(CommandError, match=r"No key was created: that key is known already, as 'web'"):

@@ -11,6 +11,7 @@ from django.core.management import call_command
 from django.core.management.base import CommandError, CommandParser
 from django.db import connections, transaction
 
+from providers import newkeys
 from providers.audit import ActingCommand
 from providers.models import ClientKey, ModelAlias, Provider, Route
 
@@ -90,7 +91,8 @@ def client_token(*, again: bool) -> str | None:
     """A first client key, or another if asked for; None where one was shown before."""
     if not again and ClientKey.objects.filter(name=KEY_NAME).exists():
         return None
-    _, token = ClientKey.objects.mint(KEY_NAME)
+    usual = newkeys.defaults()
+    _, token = ClientKey.objects.mint(KEY_NAME, rpm=usual.rpm, budget=usual.budget, expires_at=usual.ends_at())
     return token
 
 

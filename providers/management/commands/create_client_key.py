@@ -8,7 +8,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
-from providers import allowances, spans
+from providers import allowances, newkeys
 from providers.audit import ActingCommand
 from providers.managers import KeyRefused
 from providers.models import ClientKey, Team
@@ -32,13 +32,21 @@ class Command(ActingCommand):
             help="a model that it may ask for: fast, mistral/* (default *)",
         )
         parser.add_argument(
-            "--expires", metavar="SPAN", help="how long it lives, such as 12h or 30d (default: for ever)"
+            "--expires",
+            metavar="SPAN",
+            help="how long it lives, such as 12h, 30d or never (default: GATEWAY_DEFAULT_EXPIRES)",
         )
-        parser.add_argument("--rpm", type=int, metavar="N", help="requests a minute")
+        parser.add_argument(
+            "--rpm", type=int, metavar="N", help="requests a minute; 0 is no limit (default: GATEWAY_DEFAULT_RPM)"
+        )
         parser.add_argument("--burst", type=int, metavar="N", help="requests at a stroke (default: a tenth of --rpm)")
         parser.add_argument("--tpm", type=int, metavar="N", help="tokens a minute")
         parser.add_argument("--concurrency", type=int, metavar="N", help="requests at once")
-        parser.add_argument("--budget", metavar="AMOUNT/PERIOD", help="US dollars a day, month or in total: 5.00/month")
+        parser.add_argument(
+            "--budget",
+            metavar="AMOUNT/PERIOD",
+            help="US dollars a day, month or in total: 5.00/month; or none (default: GATEWAY_DEFAULT_BUDGET)",
+        )
         parser.add_argument("--team", metavar="NAME", help="the team whose limits and budget it shares")
         parser.add_argument("--endpoint", action="append", metavar="NAME", help="such as embeddings (default: all)")
         parser.add_argument(
@@ -73,8 +81,12 @@ class Command(ActingCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         name, source = options["name"], options["existing_key_env"]
         aliases = options["alias"] or ["*"]
-        expires_at = expiry(options["expires"])
-        given = allowed(options)
+        try:
+            usual = newkeys.defaults()
+        except ValueError as error:
+            raise CommandError(f"No key was created: {error}") from None
+        expires_at = usual.ends_at() if options["expires"] is None else expiry(options["expires"])
+        given = {"rpm": usual.rpm, "budget": usual.budget, **allowed(options)}
         try:
             if source and options["kind"] != allowances.SECRET:
                 raise KeyRefused("a publishable key is made here: its form says what it is")
@@ -91,14 +103,18 @@ class Command(ActingCommand):
             self.stdout.write(json.dumps({"id": row.id, "key": token}))
         elif source:
             self.stdout.write(f"The key in {source} is valid here from now on. Its id is {row.id}.")
+            self.stdout.write(newkeys.described(row))
         else:
             self.stdout.write(f"{token}\nIts id is {row.id}. The key is not kept, and is shown this once.")
+            self.stdout.write(newkeys.described(row))
 
 
 def allowed(options: dict[str, Any]) -> dict[str, Any]:
     """The settings that the options name, and the team; raises CommandError where there is no such team."""
     given = {name: options[name] for name in SETTINGS if options[name] is not None}
     given |= {name: options[option] for name, option in LISTS.items() if options[option]}
+    if given.get("budget") == newkeys.NONE:
+        given["budget"] = ""
     if options["team"]:
         given["team"] = Team.objects.filter(name=options["team"]).first()
         if given["team"] is None:
@@ -114,9 +130,10 @@ def existing_key(variable: str) -> str:
     return token
 
 
-def expiry(span: str | None) -> datetime | None:
-    """The end of a span such as 30d, from now; raises CommandError where it is none."""
+def expiry(span: str) -> datetime | None:
+    """The end of a span such as 30d, from now, None for `never`; raises CommandError where it is no span."""
     try:
-        return timezone.now() + spans.parse(span) if span is not None else None
+        lifetime = newkeys.lifetime(span)
+        return None if lifetime is None else timezone.now() + lifetime
     except ValueError as error:
         raise CommandError(f"--expires {error}") from None
