@@ -98,7 +98,8 @@ class Engine:
         policy = AddressPolicy(settings.GATEWAY_PRIVATE_UPSTREAMS, development=settings.DEVELOPMENT)
         clock = self.pauses.clock if self.freezes else asyncio.get_running_loop().time
         run = self.sql if self.freezes else partial(self.sql, paced)
-        self.limiter = Limiter(clock, run, settings.REDIS_URL, together=self.durable_open)
+        key_ids = settings.GATEWAY_ENCRYPTION_KEYS
+        self.limiter = Limiter(clock, run, settings.REDIS_URL, together=self.durable_open, key_ids=key_ids)
         prices, budgets = PriceBook(), None  # without a database: only the built-in prices, and no budgets
         if not self.stateless:
             await self._join()

@@ -45,6 +45,8 @@ class GatewayProcess(models.Model):
     seen = models.FloatField()
     clock = models.CharField(max_length=40)
     mode = models.CharField(max_length=10)  # memory, sql, redis: where it counts
+    # Of the encryption keys that it has, with commas between: what is sealed with another it could not open.
+    key_ids = models.CharField(max_length=1000, blank=True, default="", db_default="")
 
     def __str__(self) -> str:
         return self.id

@@ -5,7 +5,7 @@ what it has counted, and the newcomer does not begin before that. Where there is
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import structlog
@@ -34,16 +34,25 @@ class Limiter:
     """`run` gives a job to the process's SQL thread; jobs are done in the order in which they are given.
 
     With a `redis_url` requests are counted there from the start, and the database knows the processes only. `together`:
-    never alone, because a process that may be frozen could not hand over what it has counted.
+    never alone, because a process that may be frozen could not hand over what it has counted. `key_ids`: of this
+    process's encryption keys, which it tells with each sign of life.
     """
 
-    def __init__(self, clock: Callable[[], float], run: Run, redis_url: str = "", *, together: bool = False) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        run: Run,
+        redis_url: str = "",
+        *,
+        together: bool = False,
+        key_ids: Iterable[str] = (),
+    ) -> None:
         self.clock = clock
         self.run = run
         self.together = together
         self.mode = SQL if together else MEMORY
         self.estimates = Estimates()
-        self.store = Store(uuid7())
+        self.store = Store(uuid7(), key_ids=key_ids)
         self.store.clock = clock
         self.memory = MemoryLimiter(clock)
         self.shared: SqlLimiter | RedisLimiter = SqlLimiter(self.store, run, clock)

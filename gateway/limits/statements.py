@@ -33,9 +33,10 @@ def texts(vendor: str, *, server_time: bool) -> dict[str, str]:
         "hold": "INSERT INTO gateway_limitplace (id, bucket, process, held) VALUES (%(id)s, %(bucket)s, %(process)s, "
         "%(held)s) ON CONFLICT (id) DO UPDATE SET held = excluded.held",
         "drop": "DELETE FROM gateway_limitplace WHERE id = %(id)s",
-        "beat": "INSERT INTO gateway_gatewayprocess (id, seen, clock, mode) VALUES (%(process)s, "
-        f"{now}, %(clock)s, %(mode)s) ON CONFLICT (id) DO UPDATE SET seen = excluded.seen, clock = excluded.clock, "
-        "mode = excluded.mode",
+        "beat": "INSERT INTO gateway_gatewayprocess (id, seen, clock, mode, key_ids) VALUES (%(process)s, "
+        f"{now}, %(clock)s, %(mode)s, %(key_ids)s) ON CONFLICT (id) DO UPDATE SET seen = excluded.seen, "
+        "clock = excluded.clock, mode = excluded.mode",
+        "living": f"SELECT id, key_ids FROM gateway_gatewayprocess WHERE {live} ORDER BY id",
         "others": f"SELECT id, mode FROM gateway_gatewayprocess WHERE id <> %(process)s AND {live}",
         "leave": "DELETE FROM gateway_gatewayprocess WHERE id = %(process)s",
         "leave_places": "DELETE FROM gateway_limitplace WHERE process = %(process)s",

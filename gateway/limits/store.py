@@ -5,7 +5,7 @@ GRANT_SECONDS. One UPDATE does that, so that no two processes are given the same
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -19,6 +19,7 @@ from gateway.limits.statements import texts
 GRANT_SECONDS = 0.25  # after which a grant is worth nothing
 PULSE_EXPIRES = 10.0  # seconds
 PRUNE_ROWS = 1000
+KEY_ID_CHARS = 1000  # as many as the column has
 FORGET = 3600.0  # seconds after which a dead process's row is deleted
 
 
@@ -87,10 +88,11 @@ def machine() -> tuple[str, Callable[[], float]]:
 
 
 class Store:
-    """`clock` replaces the database's, in tests."""
+    """`key_ids`: of the encryption keys that this process has. `clock` replaces the database's, in tests."""
 
-    def __init__(self, process: str, clock: Callable[[], float] | None = None) -> None:
+    def __init__(self, process: str, clock: Callable[[], float] | None = None, *, key_ids: Iterable[str] = ()) -> None:
         self.process = process
+        self.key_ids = ",".join(key_ids)[:KEY_ID_CHARS]
         self.clock = clock or time.monotonic
         self.fixed = clock
 
@@ -177,10 +179,14 @@ class Store:
 
     def beat(self, mode: str) -> dict[str, str]:
         """Show that this process lives; returns the others that do, each with its mode."""
-        values = {**self._now(), "process": self.process, "mode": mode}
+        values = {**self._now(), "process": self.process, "mode": mode, "key_ids": self.key_ids}
         with transaction.atomic():
             self._tell("beat", values)
             return dict(self._ask("others", values))
+
+    def living(self) -> dict[str, frozenset[str]]:
+        """Every process that lives, with the ids of its encryption keys."""
+        return {process: frozenset(ids.split(",")) for process, ids in self._ask("living", self._now())}
 
     def empty(self) -> None:
         """Hold no place."""

@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db.models import F
 from pytest_django import Settings
 
+from gateway.limits.store import Store
+from gateway.models import GatewayProcess
 from providers import reseal, vault
 from providers.models import Credential, Provider
 
@@ -58,10 +61,13 @@ def test_every_sealed_column_is_found_by_looking_at_the_models() -> None:
 
 
 def test_r50_the_way_from_the_old_key_to_the_new_one(stored: list[Credential], settings: Settings) -> None:
-    assert run("--status") == (0, {"key": "k2", "counts": {"k1": 7}, "rewrapped": 0, "closed": []})
+    assert run("--status") == (0, {"key": "k2", "counts": {"k1": 7}, "rewrapped": 0, "closed": [], "without_key": []})
     assert run("--verify")[0] == 1
-    assert run("--rewrap", "--dry-run") == (1, {"key": "k2", "counts": {"k1": 7}, "rewrapped": 0, "closed": []})
-    done = {"key": "k2", "counts": {"k2": 7}, "rewrapped": 7, "closed": []}
+    assert run("--rewrap", "--dry-run") == (
+        1,
+        {"key": "k2", "counts": {"k1": 7}, "rewrapped": 0, "closed": [], "without_key": []},
+    )
+    done = {"key": "k2", "counts": {"k2": 7}, "rewrapped": 7, "closed": [], "without_key": []}
     assert run("--rewrap") == (0, done)
     assert run("--rewrap") == run("--verify") == (0, done | {"rewrapped": 0})
     assert opened(ONLY_NEW, settings) == SECRETS
@@ -130,3 +136,26 @@ def test_a_new_key_is_printed_and_stored_nowhere(stored: list[Credential], setti
     assert reseal.status().counts == {"k1": 7}
     with pytest.raises(CommandError, match="k2 is in use"):
         run("--generate", "k2")
+
+
+def test_r50_nothing_is_sealed_while_a_process_serves_that_could_not_open_it(
+    stored: list[Credential], settings: Settings
+) -> None:
+    old, new, dead = Store("old", key_ids=OLD), Store("new", key_ids=NEW), Store("dead", key_ids=OLD)
+    for process in (old, new, dead):
+        process.beat("memory")
+    GatewayProcess.objects.filter(id="dead").update(seen=F("seen") - 11)
+    assert run("--status")[1]["without_key"] == ["old"]
+    for dry_run in ([], ["--dry-run"]):
+        with pytest.raises(CommandError, match=r"1 of the processes that serve lack the key k2, .*: old"):
+            run("--rewrap", *dry_run)
+    assert opened(OLD, settings) == SECRETS
+    settings.GATEWAY_ENCRYPTION_KEYS = NEW
+    old.leave()
+    assert run("--rewrap")[1]["counts"] == {"k2": 7}
+
+
+def test_a_process_of_an_older_version_says_nothing_and_counts_as_without_the_key(stored: list[Credential]) -> None:
+    Store("older").beat("memory")
+    with pytest.raises(CommandError, match="Nothing was sealed"):
+        run("--rewrap")

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
+from gateway.limits.store import Store
 from providers import reseal
 from providers.audit import ActingCommand
 from providers.vault import VaultError
@@ -14,7 +15,7 @@ from providers.vault import VaultError
 STEPS = """\
 1. --generate prints a key; nothing is stored.
 2. Put it first in GATEWAY_ENCRYPTION_KEYS, the old one behind it, and restart every process with that.
-3. --rewrap seals everything with it; run it again if it was stopped.
+3. --rewrap seals everything with it, once every process that serves has it; run it again if it was stopped.
 4. --verify ends with 0 once nothing is under another key.
 5. Take the old key out of the list. A backup from before needs it still."""
 
@@ -35,6 +36,13 @@ class Command(ActingCommand):
         if options["generate"]:
             self._generate(options["generate"], as_json=options["json"])
             return
+        without = without_key() if options["rewrap"] or options["status"] else []
+        if without and options["rewrap"]:
+            raise CommandError(
+                f"Nothing was sealed: {len(without)} of the processes that serve lack the key {reseal.primary()}, and "
+                f"could not open what is sealed with it: {', '.join(without)}. Restart them with this "
+                "GATEWAY_ENCRYPTION_KEYS. One that has ended counts for ten seconds."
+            )
         try:
             done = reseal.rewrap() if options["rewrap"] and not options["dry_run"] else 0
             found, primary = reseal.status(), reseal.primary()
@@ -43,10 +51,12 @@ class Command(ActingCommand):
         left = list(reseal.unfinished(found))
         if options["json"]:
             said = {"key": primary, "counts": dict(found.counts), "rewrapped": done, "closed": found.closed}
-            self.stdout.write(json.dumps(said))
+            self.stdout.write(json.dumps(said | {"without_key": without}))
         else:
             self.stdout.write(f"{found.counts[primary]} sealed with the key {primary}, {done} of them now.")
             self.stdout.write("\n".join(left) if left else "Nothing is under another key. Old backups need theirs.")
+            if without:
+                self.stdout.write(f"Processes that lack the key {primary}: {', '.join(without)}.")
         if left and not options["status"]:
             raise SystemExit(1)
 
@@ -55,3 +65,12 @@ class Command(ActingCommand):
             raise CommandError(f"{key_id} is in use, or no id of letters and digits.")
         entry = f"{key_id}:{base64.b64encode(secrets.token_bytes(32)).decode()}"
         self.stdout.write(json.dumps({"entry": entry}) if as_json else entry)
+
+
+def without_key() -> list[str]:
+    """The processes that serve and have not said that they have the key that is written with."""
+    try:
+        key_id = reseal.primary()
+    except VaultError as error:
+        raise CommandError(str(error)) from None
+    return [process for process, ids in Store("").living().items() if key_id not in ids]
