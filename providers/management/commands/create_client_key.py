@@ -36,17 +36,7 @@ class Command(ActingCommand):
             metavar="SPAN",
             help="how long it lives, such as 12h, 30d or never (default: GATEWAY_DEFAULT_EXPIRES)",
         )
-        parser.add_argument(
-            "--rpm", type=int, metavar="N", help="requests a minute; 0 is no limit (default: GATEWAY_DEFAULT_RPM)"
-        )
-        parser.add_argument("--burst", type=int, metavar="N", help="requests at a stroke (default: a tenth of --rpm)")
-        parser.add_argument("--tpm", type=int, metavar="N", help="tokens a minute")
-        parser.add_argument("--concurrency", type=int, metavar="N", help="requests at once")
-        parser.add_argument(
-            "--budget",
-            metavar="AMOUNT/PERIOD",
-            help="US dollars a day, month or in total: 5.00/month; or none (default: GATEWAY_DEFAULT_BUDGET)",
-        )
+        add_limits(parser)
         parser.add_argument("--team", metavar="NAME", help="the team whose limits and budget it shares")
         parser.add_argument("--endpoint", action="append", metavar="NAME", help="such as embeddings (default: all)")
         parser.add_argument(
@@ -107,6 +97,20 @@ class Command(ActingCommand):
         else:
             self.stdout.write(f"{token}\nIts id is {row.id}. The key is not kept, and is shown this once.")
             self.stdout.write(newkeys.described(row))
+
+
+def add_limits(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--rpm", type=int, metavar="N", help="requests a minute; 0 is no limit (default: GATEWAY_DEFAULT_RPM)"
+    )
+    parser.add_argument("--burst", type=int, metavar="N", help="requests at a stroke (default: a tenth of --rpm)")
+    parser.add_argument("--tpm", type=int, metavar="N", help="tokens a minute")
+    parser.add_argument("--concurrency", type=int, metavar="N", help="requests at once")
+    parser.add_argument(
+        "--budget",
+        metavar="AMOUNT/PERIOD",
+        help="US dollars a day, month or in total: 5.00/month; or none (default: GATEWAY_DEFAULT_BUDGET)",
+    )
 
 
 def allowed(options: dict[str, Any]) -> dict[str, Any]:
