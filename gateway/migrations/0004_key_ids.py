@@ -4,7 +4,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ("gateway", "0002_cached_answers"),
+        ("gateway", "0003_known_ids"),
     ]
 
     operations = [
