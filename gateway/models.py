@@ -23,7 +23,7 @@ class LimitBucket(models.Model):
 
 
 class CachedAnswer(models.Model):
-    """An answer that all processes may give again (gateway/caching/): bytes with a checksum, and when they are over."""
+    """An answer that all processes may give again (gateway/caching/): sealed bytes, and when they are over."""
 
     id = models.CharField(primary_key=True, max_length=64)
     value = models.BinaryField()

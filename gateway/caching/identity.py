@@ -72,9 +72,9 @@ def _members(text: bytes) -> int:
 
 
 @cache
-def secret() -> bytes:
-    """The key of every digest and checksum; without a database it is this process's own."""
-    return hashlib.blake2b(settings.SECRET_KEY.encode(), digest_size=32, person=b"answer cache").digest()
+def secret(purpose: bytes) -> bytes:
+    """A key of 32 bytes; without a database it is this process's own."""
+    return hashlib.blake2b(settings.SECRET_KEY.encode(), digest_size=32, salt=purpose, person=b"answer cache").digest()
 
 
 def add(made: "hashlib.blake2b", *parts: bytes) -> "hashlib.blake2b":
@@ -114,7 +114,7 @@ class Namer:
         # What of the client's head goes on to the provider, and can change its answer.
         head = sorted(":".join(pair) for pair in forwarded if pair[0] != "idempotency-key")
         parts = (part.encode("utf-8", "replace") for part in (*place, *where, "\n".join(head)))
-        self._place = add(hashlib.blake2b(VERSION, key=secret(), digest_size=32), *parts)
+        self._place = add(hashlib.blake2b(VERSION, key=secret(b"names"), digest_size=32), *parts)
 
     def __call__(self, kind: str, *values: Any) -> bytes:
         """32 bytes."""

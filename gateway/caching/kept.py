@@ -1,23 +1,25 @@
-"""One kept answer, and its form in a store that others can write to.
+"""One kept answer, and its form in a store that others can read and write.
 
-The form is `MAGIC | checksum (16 bytes) | length of the facts (4 bytes, big) | facts (JSON) | body`. The checksum is
-keyed and covers the name under which it is found: what another hand has put there is no answer.
+The form is `MAGIC | nonce (12 bytes) | sealed`, and sealed, with AES-256-GCM and the name under which it is found, are
+`length of the facts (4 bytes, big) | facts (JSON) | body`: what another hand has put there, or elsewhere, is no answer.
 """
 
-import hashlib
-import hmac
+import os
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cache
 from typing import Final
 
 import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gateway.caching.identity import secret
 from ledger.usage import Usage
 
 MAGIC: Final = b"gwc1"
-CHECKSUM: Final = 16
-HEAD: Final = len(MAGIC) + CHECKSUM + 4
+NONCE: Final = 12
+HEAD: Final = len(MAGIC) + NONCE
 MAX_BODY: Final = 4 * 1024 * 1024
 MAX_FRAME: Final = MAX_BODY + 64 * 1024
 OVERHEAD: Final = 512  # bytes in memory beside the body: the facts, the digest, their places in tables
@@ -59,26 +61,23 @@ _decode = msgspec.json.Decoder(Facts).decode
 
 
 def frame(name: bytes, kept: Kept) -> bytes:
-    facts = _encode(kept.facts)
-    rest = len(facts).to_bytes(4, "big") + facts + kept.body
-    return MAGIC + _checksum(name, rest) + rest
+    facts, nonce = _encode(kept.facts), os.urandom(NONCE)
+    plain = len(facts).to_bytes(4, "big") + facts + kept.body
+    return MAGIC + nonce + _cipher().encrypt(nonce, plain, name)
 
 
 def unframe(name: bytes, data: bytes) -> Kept | None:
     """The answer that was framed under this name; None for anything else."""
-    if not HEAD <= len(data) <= MAX_FRAME or not data.startswith(MAGIC):
+    if not HEAD < len(data) <= MAX_FRAME or not data.startswith(MAGIC):
         return None
-    rest = data[len(MAGIC) + CHECKSUM :]
-    if not hmac.compare_digest(data[len(MAGIC) : len(MAGIC) + CHECKSUM], _checksum(name, rest)):
-        return None
-    end = 4 + int.from_bytes(rest[:4], "big")
     try:
-        return Kept(_decode(rest[4:end]), rest[end:])
-    except (msgspec.MsgspecError, ValueError):
+        plain = _cipher().decrypt(data[len(MAGIC) : HEAD], data[HEAD:], name)
+        end = 4 + int.from_bytes(plain[:4], "big")
+        return Kept(_decode(plain[4:end]), plain[end:])
+    except (InvalidTag, msgspec.MsgspecError, ValueError):
         return None
 
 
-def _checksum(name: bytes, rest: bytes) -> bytes:
-    made = hashlib.blake2b(name, key=secret(), digest_size=CHECKSUM)
-    made.update(rest)
-    return made.digest()
+@cache
+def _cipher() -> AESGCM:
+    return AESGCM(secret(b"answers"))
