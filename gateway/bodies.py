@@ -65,16 +65,22 @@ class Incoming:
 
     async def read(self) -> bytes:
         """What has come next, perhaps nothing. Raises BodyTooLarge, BodyTimeout or ClientGone."""
-        clock = self._call.process.clock
+        clock, receipt = self._call.process.clock, self._call.receipt
+        # While the client is waited for, nobody's silence is the provider's.
+        waiting = receipt is not None and receipt.on_tick is None
+        if receipt is not None and waiting:
+            receipt.writing = True
         began = clock()
-        message = await _within(self._receive, _allowed(self.size) - self._waited)
+        try:
+            message = await _within(self._receive, _allowed(self.size) - self._waited)
+        finally:
+            if receipt is not None and waiting:
+                receipt.writing, receipt.heard = False, True
         self._waited += clock() - began
         data: bytes = message.get("body", b"")
         self.size += len(data)
         if self.size > MAX_UPLOAD:
             raise too_large(MAX_UPLOAD)
-        if self._call.receipt is not None:
-            self._call.receipt.heard = True  # an upload that moves is no provider that is silent
         if not message.get("more_body"):
             self.ended = True
             if self.on_end is not None:

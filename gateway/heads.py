@@ -71,6 +71,8 @@ def read(scope: dict[str, Any]) -> Head:
 
 
 def _is_json(content_type: bytes) -> bool:
+    if content_type in JSON:
+        return True
     kind = content_type.partition(b";")[0].strip().lower()
     return kind in JSON or kind.endswith(b"+json")
 

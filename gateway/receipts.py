@@ -299,7 +299,9 @@ class Receipt:
     def _estimate(self) -> None:
         """A call that was cut off before its answer may have been billed for what it had sent."""
         last = self.attempts[-1] if self.attempts else None
-        if self.usage is None and last is not None and last.sent and last.outcome in CUT_OFF:
+        if self.usage is not None or last is None or not self.ask.is_billed:
+            return
+        if last.sent and last.outcome in CUT_OFF:
             self.usage, self.usage_source = Usage(counting.prompt_tokens(self.ask.fields)), "estimated"
 
     def _line(self, outcome: str, error: GatewayError | None) -> Settled:

@@ -1,5 +1,6 @@
 """Files through the openai package, sync and async: they arrive as they were sent, in both directions."""
 
+import asyncio
 import hashlib
 import os
 from pathlib import Path
@@ -65,15 +66,17 @@ async def test_case_37_an_edit_of_two_pictures_of_six_mebibytes_passes(sdk: Sdk,
 
 
 async def test_case_37_over_the_limit_is_a_413_before_it_is_read(
-    sdk: Sdk, scripted: ScriptedUpstream, tmp_path: Path
+    gateway: Gateway, scripted: ScriptedUpstream, tmp_path: Path
 ) -> None:
     large = tmp_path / "large.png"
     with large.open("wb") as file:
         file.truncate(513 * MIB)
-    with large.open("rb") as file, pytest.raises(openai.APIStatusError) as caught:
-        await sdk.get(
-            lambda client: client.with_options(max_retries=0).images.edit(model="fast", image=file, prompt="x")
-        )
+    with (
+        large.open("rb") as file,
+        gateway.sync_client(max_retries=0) as client,
+        pytest.raises(openai.APIStatusError) as caught,
+    ):
+        await asyncio.to_thread(client.images.edit, model="fast", image=file, prompt="x")
     assert (caught.value.status_code, caught.value.code) == (413, "request_too_large")
     assert caught.value.body == {
         "message": "The body is larger than 536870912 bytes.",

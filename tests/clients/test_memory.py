@@ -19,6 +19,7 @@ from tests.proxysite.test_server import free_port
 from tests.scripted import Received, ScriptedUpstream, Step, head, json_answer
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.asyncio(loop_scope="session"),
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
 ]

@@ -362,3 +362,34 @@ async def test_pictures_are_charged_by_the_picture_and_sound_by_the_second(
     pictures, sound = await door.rows(2)
     assert (pictures.endpoint, pictures.images, pictures.cost) == ("images", 2, Decimal("0.08"))
     assert (sound.endpoint, sound.media_ms, sound.cost) == ("audio.transcriptions", 12_000, Decimal("0.0012"))
+
+
+async def test_a_slow_client_is_not_taken_for_a_silent_provider(
+    transactional_db: None, tmp_path: Path, scripted: ScriptedUpstream
+) -> None:
+    def configure() -> str:
+        house.alias("fast", (house.provider("lab", scripted.url + "/v1", timeouts={"first_byte": 1}), "gpt-4o"))
+        return client_key()[1]
+
+    async def slowly() -> AsyncGenerator[bytes, None]:
+        yield MODEL_FIRST[:300_000]
+        await asyncio.sleep(2.5)
+        yield MODEL_FIRST[300_000:]
+
+    scripted.default = json_answer(TEXT)
+    async with house.open_house(configure, tmp_path) as door:
+        assert (await post(door, TRANSCRIBE, slowly())).status_code == 200
+
+
+async def test_a_file_that_is_cut_off_on_its_way_up_costs_nothing(door: Door, scripted: ScriptedUpstream) -> None:
+    forever = asyncio.Event()
+
+    async def stuck() -> AsyncGenerator[bytes, None]:
+        yield part("purpose", b"batch")
+        await forever.wait()
+
+    sending = asyncio.ensure_future(post(door, "/files", stuck()))
+    assert await eventually(lambda: len(scripted.connections) == 1)
+    sending.cancel()
+    [row] = await door.rows(1)
+    assert (row.outcome, row.usage_source, row.cost) == ("client_cancelled", "none", Decimal(0))
