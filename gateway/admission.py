@@ -7,13 +7,14 @@ from gateway import wayfinding
 from gateway.asks import MAX_END_USER_CHARS, Ask, Form
 from gateway.caching.cache import Found
 from gateway.caching.shares import Share
-from gateway.errors import BadRequest, ScopeRefused, Unauthorized
+from gateway.errors import BLOCKED, BadRequest, EndUserBlocked, ScopeRefused, Unauthorized
 from gateway.limits.claims import REQUESTS, TOKENS, Charge, Claim, claim
 from gateway.receipts import Receipt
 from gateway.relays import Reply
 from gateway.spending import reserve
 from providers import callers, snapshot
 from providers.allowances import ANSWERING, NAMED_ONLY, PUBLISHABLE, SECRET
+from providers.snapshot import Catalog
 from providers.targets import AliasCard, KeyCard, Target
 
 PLACES = "places"
@@ -43,6 +44,8 @@ async def admit(ask: Ask, receipt: Receipt) -> Grant:
         raise Unauthorized("You didn't provide an API key.")
     config = snapshot.current()
     ask = receipt.ask = within_scope(key, ask, receipt)
+    if config.end_users and ask.end_user:
+        check_end_user(config, key, ask.end_user, call.issued_at)
     if ask.names_model and not call.provider and not ask.ids:
         alias, targets = wayfinding.by_model(ask, key, config)
     else:
@@ -71,6 +74,14 @@ def check_address(key: KeyCard, caller: str) -> None:
     """Raises Unauthorized for a call from outside the key's networks."""
     if not callers.is_within(caller, key.cidrs):
         raise Unauthorized("This key may not be used from this address.", code="ip_not_authorized")
+
+
+def check_end_user(config: Catalog, key: KeyCard, end_user: str, issued_at: float) -> None:
+    """Raises EndUserBlocked; of a token that is at an end it is not told, as of a key, why it is refused."""
+    if config.refuses(key.principal, end_user):
+        raise EndUserBlocked(BLOCKED)
+    if issued_at and config.refuses(key.principal, end_user, issued_at):
+        raise Unauthorized("Incorrect API key provided. Ask the application for a new token.")
 
 
 def named_end_user(key: KeyCard, name: bytes) -> str:

@@ -7,7 +7,7 @@ from ninja.errors import ValidationError
 from ninja.security import HttpBearer
 
 from gateway import shapes
-from gateway.endpoints import anything, chat, completions, embeddings, key, messages, models, responses, tokens
+from gateway.endpoints import anything, chat, completions, embeddings, key, messages, models, reports, responses, tokens
 from gateway.errors import BadRequest, GatewayError, InternalError
 from gateway.pipeline import call_of
 from gateway.receipts import Call
@@ -44,7 +44,7 @@ api = API(
     openapi_url="/docs/openapi.json",
 )
 # In the order in which paths are looked for; the last one takes what no other does.
-for module in (chat, responses, completions, embeddings, messages, models, key, tokens, anything):
+for module in (chat, responses, completions, embeddings, messages, models, key, tokens, reports, anything):
     api.add_router("/v1", module.router)
 
 

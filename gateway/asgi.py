@@ -18,13 +18,15 @@ from django.http.response import HttpResponseBase
 from django.urls import ResolverMatch, get_resolver
 
 from gateway import access, bodies, cors, heads, places
-from gateway.admission import check_address, named_end_user
+from gateway.admission import check_address, check_end_user, named_end_user
 from gateway.api import error_response
 from gateway.delivery import Live, Whole
+from gateway.endpoints import reports
 from gateway.engine import Engine, engine
-from gateway.errors import GatewayError, MethodNotAllowed, NotFound, Overloaded
+from gateway.errors import BodyTooLarge, GatewayError, MethodNotAllowed, NotFound, Overloaded
 from gateway.receipts import Call
 from gateway.requests import APIRequest
+from providers import snapshot
 
 API_VERSION = b"2020-10-01"  # what OpenAI's own answers say; some clients log it
 
@@ -102,7 +104,10 @@ class GatewayHandler(ASGIHandler):
         if self.engine.draining:
             raise Overloaded("The gateway is shutting down.", code="shutting_down")
         head = heads.read(scope)
-        await self._admit_caller(call, head)
+        if path != reports.PATH:
+            await self._admit_caller(call, head)
+        elif not 0 < (bodies.declared_length(head.content_length) or 0) <= reports.MAX_BYTES:
+            raise BodyTooLarge(f"Send a report of at most {reports.MAX_BYTES} bytes, with its Content-Length.")
         call.provider = call.place.provider or head.provider
         call.forwarded = head.forwarded
         incoming, body = None, b""
@@ -133,7 +138,9 @@ class GatewayHandler(ASGIHandler):
             call.origin = head.origin
         if key.cidrs:
             check_address(key, call.caller())
-        call.end_user = identity.end_user
+        call.end_user, call.issued_at = identity.end_user, identity.issued_at
+        if call.end_user and (config := snapshot.current()).end_users:
+            check_end_user(config, key, call.end_user, call.issued_at)
         if head.end_user is not None:
             call.end_user = named_end_user(key, head.end_user)
 

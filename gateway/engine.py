@@ -17,7 +17,7 @@ from django.conf import settings
 from gateway.alerts import Channels, Herald, velocity
 from gateway.caching.opening import open_cache
 from gateway.credentials.desk import Desk
-from gateway.errors import LedgerUnavailable, Overloaded, StreamInterrupted
+from gateway.errors import BLOCKED, EndUserBlocked, KeyCompromised, LedgerUnavailable, Overloaded, StreamInterrupted
 from gateway.limits.limiter import BEAT, Limiter
 from gateway.observing import Observer
 from gateway.pauses import Pauses
@@ -269,11 +269,13 @@ class Engine:
 
     def _tick(self) -> None:
         assert self.process is not None
-        now, compromised = self.process.clock(), snapshot.current().compromised
+        now, config = self.process.clock(), snapshot.current()
         for receipt in list(self.process.receipts):
             receipt.tick(now)
-            if compromised and receipt.key_id in compromised:
-                receipt.revoke()
+            if config.compromised and receipt.key_id in config.compromised:
+                receipt.revoke(KeyCompromised("This API key has been revoked."))
+            if config.end_users and config.refuses(*receipt.user):
+                receipt.revoke(EndUserBlocked(BLOCKED))
         self.limiter.tick()
         if self._sql is not None:
             self._sql.tick()

@@ -6,7 +6,7 @@ the head has gone out, `sse.error_event` turns it into the last event of the str
 
     GatewayError
     |-- BadRequest 400            |-- Unauthorized 401        |-- Forbidden 403
-    |   |-- MissingField          |-- MethodNotAllowed 405    |   |-- ScopeRefused
+    |   |-- MissingField          |-- MethodNotAllowed 405    |   |-- ScopeRefused, EndUserBlocked
     |   |-- DuplicateField        |-- NotFound 404            |-- BodyTimeout 408
     |-- RateLimited 429           |   |-- UnknownModel        |-- BodyTooLarge 413
     |-- BudgetExhausted 429       |-- InternalError 500       |-- UnsupportedMedia 415
@@ -95,6 +95,16 @@ class Forbidden(GatewayError):
     type = "invalid_request_error"
     code = "permission_denied"
     retryable = False
+
+
+BLOCKED = "This end user is blocked by whoever runs this gateway."
+
+
+class EndUserBlocked(Forbidden):
+    """The key is good; whoever runs the gateway wants nothing from this user of it."""
+
+    code = "end_user_blocked"
+    outcome = "end_user_blocked"
 
 
 class ScopeRefused(Forbidden):

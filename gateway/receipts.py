@@ -15,7 +15,7 @@ import structlog
 
 from gateway.asks import Ask
 from gateway.bills import Bill
-from gateway.errors import GatewayError, InternalError, KeyCompromised, LedgerUnavailable
+from gateway.errors import GatewayError, InternalError, LedgerUnavailable
 from gateway.places import NOWHERE, Place
 from gateway.process import Process
 from ledger import counting
@@ -49,6 +49,7 @@ class Call:
     at: float  # wall time, unix seconds
     task: "asyncio.Task[None] | None" = None
     key: KeyCard | None = None
+    issued_at: float = 0.0  # unix seconds, of a token; 0: the credential is none
     end_user: str = ""  # as the credential names it, or the holder of a secret key; "": the body may
     origin: str = ""  # of the page that may read the answer; "": none may
     status: int = 0  # of the answer, once its head has been sent
@@ -156,6 +157,10 @@ class Receipt:
         return self.call.key.id if self.call.key else ""
 
     @property
+    def user(self) -> tuple[str, str]:
+        return self.call.key.principal if self.call.key else "", self.ask.end_user
+
+    @property
     def is_kept(self) -> bool:
         """Whether its answer is another request's."""
         return self.cache in KEPT
@@ -246,11 +251,11 @@ class Receipt:
     def runs_in(self, task: "asyncio.Task[Any]") -> bool:
         return self.call.task is task
 
-    def revoke(self) -> None:
-        """Called by the engine while the key is known to be compromised: end the request, once."""
+    def revoke(self, error: GatewayError) -> None:
+        """Called by the engine while the key is compromised or the end user blocked: end the request, once."""
         if not self.revoked:
             self.revoked = True
-            self.interrupt(KeyCompromised("This API key has been revoked."))
+            self.interrupt(error)
 
     def interrupted(self) -> GatewayError | None:
         """Called on CancelledError: the tick's error, with the cancellation taken back, or None if it was another's."""

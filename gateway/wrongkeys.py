@@ -35,7 +35,7 @@ class WrongKeys:
     def count(self, address: str) -> None:
         """Count one wrong key; what cannot be counted is refused as a wrong key all the same."""
         try:
-            usage = get_usage(None, group="wrong-key", key=_constant(address), rate=RATE, increment=True)
+            usage = get_usage(None, group="wrong-key", key=constant(address), rate=RATE, increment=True)
         except DatabaseError as error:
             log.warning("wrong_key_not_counted", error=type(error).__name__)
             return
@@ -46,5 +46,5 @@ class WrongKeys:
             log.warning("too_many_wrong_keys", address=address)
 
 
-def _constant(value: str) -> Callable[[str, Any], str]:
+def constant(value: str) -> Callable[[str, Any], str]:
     return lambda group, request: value or "unknown"

@@ -11,7 +11,7 @@ from django.http import HttpRequest, StreamingHttpResponse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from ledger import export, money_admin
+from ledger import enduser_admin, export, money_admin
 from ledger.models import UsageRecord
 from providers.models import ClientKey, ModelAlias
 
@@ -132,7 +132,7 @@ class UsageRecordAdmin(_ModelAdmin):
             "Who asked for what",
             {
                 "fields": (
-                    *("key_name", "key_id", "team_name", "team_id", "end_user"),
+                    *("key_name", "key_id", "team_name", "team_id", "user_page"),
                     *("endpoint", "alias", "model", "stream", "cache"),
                 )
             },
@@ -164,7 +164,11 @@ class UsageRecordAdmin(_ModelAdmin):
         return False
 
     def get_readonly_fields(self, request: HttpRequest, obj: UsageRecord | None = None) -> list[str]:
-        return [*(field.name for field in UsageRecord._meta.fields), "attempt_table"]
+        return [*(field.name for field in UsageRecord._meta.fields), "attempt_table", "user_page"]
+
+    @admin.display(description="end user")
+    def user_page(self, row: UsageRecord) -> SafeString | str:
+        return enduser_admin.link(row.end_user)
 
     @admin.action(description="Export the selected rows as CSV", permissions=["view"])
     def export_csv(self, request: HttpRequest, queryset: QuerySet[UsageRecord]) -> StreamingHttpResponse:

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
 from django.http import HttpRequest
+from django.utils.safestring import SafeString
 
+from ledger import enduser_admin
 from ledger.models import Alert, BudgetAccount, DailyRollup, PriceRow
 from providers.admin.history import HistoryAdmin
 from providers.admin.ownership import HistoryShown
@@ -68,12 +70,19 @@ class BudgetAccountAdmin(ReadOnlyAdmin):
 @admin.register(DailyRollup)
 class DailyRollupAdmin(ReadOnlyAdmin):
     list_display = (
-        *("day", "key_name", "team_name", "end_user", "alias", "provider", "model"),
+        *("day", "key_name", "team_name", "user_page", "alias", "provider", "model"),
         *("requests", "unpriced", "tokens_in", "tokens_out", "cost"),
     )
     list_filter = ("day", "provider")
     search_fields = ("key_id__exact", "end_user__exact", "alias__exact", "model__exact")
     date_hierarchy = "day"
+
+    def get_urls(self) -> list[Any]:
+        return [*enduser_admin.urls, *super().get_urls()]
+
+    @admin.display(description="end user", ordering="end_user")
+    def user_page(self, row: DailyRollup) -> SafeString | str:
+        return enduser_admin.link(row.end_user)
 
 
 @admin.register(Alert)

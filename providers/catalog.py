@@ -16,11 +16,12 @@ from providers import keyring, overlay
 from providers.cards import BadRow, alias_card, credential_card, key_card, provider_card
 from providers.changelog import ChangeLog
 from providers.changes import EVERY, ChangeTarget
+from providers.endusers import read_end_users
 from providers.managers import MAX_FOREIGN
 from providers.models import ClientKey, Credential, ModelAlias, Provider, Route
 from providers.purging import read_marks
 from providers.snapshot import Catalog, build, current, install
-from providers.targets import AliasCard, CredentialCard, KeyCard, ProviderCard
+from providers.targets import AliasCard, CredentialCard, EndUserCard, KeyCard, ProviderCard
 
 __all__ = ["Catalog", "Reader", "current", "install"]
 
@@ -61,6 +62,7 @@ class Reader:
         self._compromised: frozenset[str] = frozenset()
         self._purges: Mapping[str, str] = {}
         self._origins: frozenset[str] = frozenset()
+        self._end_users: Mapping[tuple[str, str], EndUserCard] = {}
         self._loaded: tuple[float, float] | None = None  # wall and monotonic time of the last full load
         self._failing = False
 
@@ -72,7 +74,7 @@ class Reader:
                 self._forget(self._log.restart())
                 self._providers, self._aliases, self._keys = read_providers(), read_aliases(), read_keys()
                 self._compromised, self._purges = read_compromised(), read_marks()
-                self._origins = read_origins()
+                self._origins, self._end_users = read_origins(), read_end_users()
         except Exception as error:  # whatever it is, requests go on with what there is
             self._failed(error)
             if not current().loaded_at:
@@ -124,6 +126,8 @@ class Reader:
         if "clientkey" in changed:
             self._keys = merged(self._keys, changed["clientkey"], read_keys)
             self._compromised, self._origins = read_compromised(), read_origins()
+        if "enduser" in changed:
+            self._end_users = read_end_users()
         if "cachepurge" in changed:
             self._purges = read_marks()
 
@@ -155,6 +159,7 @@ class Reader:
                 compromised=self._compromised,
                 purges=self._purges,
                 origins=self._origins,
+                end_users=self._end_users,
             )
         )
 

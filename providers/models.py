@@ -330,6 +330,8 @@ class ClientKey(Limited, Budgeted, Row):
     )
     # From then on it is refused, and its running streams are ended.
     compromised_at = models.DateTimeField(null=True, blank=True, editable=False)
+    # Somebody has reported it as leaked.
+    reported_at = models.DateTimeField("reported as leaked", null=True, blank=True, editable=False)
     # Still digested under an old pepper then, it is refused; a use before that moves it to the new one.
     pepper_deadline = models.DateTimeField(null=True, blank=True, editable=False)
 

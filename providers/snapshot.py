@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from providers import dialects
 from providers.aliases import is_adapter
 from providers.edits import with_adapter
-from providers.targets import AliasCard, BudgetCard, KeyCard, ProviderCard, RouteCard, Target, matches
+from providers.targets import AliasCard, BudgetCard, EndUserCard, KeyCard, ProviderCard, RouteCard, Target, matches
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,8 @@ class Catalog:
     origins: frozenset[str] = frozenset()  # of the pages that any key lets in, and patterns of them
     compromised: frozenset[str] = frozenset()  # ids of client keys whose running requests are to be ended
     purges: Mapping[str, str] = field(default_factory=dict)  # marks of what was thrown out of the cache, by name
+    # Of whom the operator has something to say, by key and name; the key is "" where it holds under every one.
+    end_users: Mapping[tuple[str, str], EndUserCard] = field(default_factory=dict)
     loaded_at: float = 0.0  # unix seconds, wall time, of the last look at the database; 0: never
 
     def match(self, model: str) -> tuple[AliasCard, str] | None:
@@ -68,6 +70,14 @@ class Catalog:
                 found.append(Target(provider, model, credential))
         return tuple(found)
 
+    def refuses(self, principal: str, end_user: str, issued_at: float = 0.0) -> bool:
+        """Whether that end user of that key is blocked, or its token of that moment is at an end."""
+        for place in ((principal, end_user), ("", end_user)):
+            card = self.end_users.get(place)
+            if card is not None and (card.blocked or 0.0 < issued_at < card.tokens_before):
+                return True
+        return False
+
     def aliases(self) -> tuple[AliasCard, ...]:
         """Every alias, patterns too, by name."""
         return tuple(sorted((*self.exact.values(), *self.patterns.values()), key=lambda alias: alias.name))
@@ -83,6 +93,7 @@ def build(
     compromised: Iterable[str] = (),
     purges: Mapping[str, str] | None = None,
     origins: Iterable[str] = (),
+    end_users: Mapping[tuple[str, str], EndUserCard] | None = None,
 ) -> Catalog:
     """A catalog of those cards; where two have the same id, name or digest, the later one stays."""
     held = tuple(keys)
@@ -104,6 +115,7 @@ def build(
         loaded_at=loaded_at,
         gateway_budgets=tuple(gateway_budgets),
         compromised=frozenset(compromised),
+        end_users=end_users or {},
         purges=purges or {},
         origins=frozenset(origins).union(*(card.origins for card in held)),
     )

@@ -212,6 +212,14 @@ class KeyCard:
 
 
 @dataclass(frozen=True, slots=True)
+class EndUserCard:
+    """What the operator says of one end user; tokens made before that moment (unix seconds) are at an end."""
+
+    blocked: bool = False
+    tokens_before: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """Where one attempt goes: the provider, the credential to use there, and the model's name there."""
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
 import msgspec
+from django.db.models import Sum
 from django.http import HttpRequest, HttpResponse
 from ninja import Router
 
@@ -13,8 +15,9 @@ from gateway.limits.claims import Standing, claim
 from gateway.pipeline import call_of
 from gateway.receipts import Call
 from ledger.budgets import place_of
-from ledger.models import BudgetAccount
+from ledger.models import BudgetAccount, DailyRollup
 from ledger.money import ZERO
+from providers.allowances import SECRET
 from providers.targets import AliasCard, BudgetCard, KeyCard, Limits
 
 NO_ALIAS = AliasCard("", "")
@@ -33,16 +36,23 @@ async def show(request: HttpRequest) -> HttpResponse:
 async def describe(call: Call, key: KeyCard) -> dict[str, Any]:
     """Amounts are US dollars as texts, times unix seconds; null is: no limit, all of them, never."""
     team = key.team
-    return {
+    said = {
         "object": "key",
         "id": key.id,
-        "name": key.name,
+        "kind": key.kind,
         "aliases": list(key.aliases),
         "endpoints": list(key.endpoints) or None,
         "max_tokens": key.max_tokens,
         "max_n": key.max_n,
-        "tags": dict(key.tags),
         "expires_at": None if key.expires_at is None else int(key.expires_at),
+        "end_user": await _end_user(call, key, call.end_user) if call.end_user else None,
+    }
+    if key.kind != SECRET:  # its holder may be anybody: what is spent is for whoever pays
+        return said
+    return {
+        **said,
+        "name": key.name,
+        "tags": dict(key.tags),
         "limits": _limits(call, replace(key, team=None)),
         "budgets": await _budgets(call, key.budgets),
         "team": None
@@ -57,6 +67,31 @@ async def describe(call: Call, key: KeyCard) -> dict[str, Any]:
         if key.end_user_budget is None
         else {"amount": str(key.end_user_budget.amount), "period": key.end_user_budget.period},
     }
+
+
+async def _end_user(call: Call, key: KeyCard, name: str) -> dict[str, Any]:
+    """What one end user may have, and what it had today (UTC)."""
+    alone = replace(key, limits=NO_LIMITS, team=None, address_limits=NO_LIMITS)
+    stand = call.process.limiter.look(claim(alone, NO_ALIAS, name, call.id, lambda: 1))
+    card = key.end_user_budget
+    day = datetime.fromtimestamp(call.at, UTC).date()
+    used = await call.process.sql(_used, key.id, name, day) if call.process.sql is not None else None
+    return {
+        "name": name,
+        "limits": {
+            "requests_per_minute": _standing(stand.requests),
+            "tokens_per_minute": _standing(stand.tokens),
+            "concurrency": key.end_user_limits.concurrency or None,
+        },
+        "budgets": await _budgets(call, [card], name) if card is not None else [],
+        "today": used,
+    }
+
+
+def _used(key_id: str, end_user: str, day: date) -> dict[str, Any]:
+    sums = {name: Sum(name, default=0) for name in ("requests", "tokens_in", "tokens_out")}
+    found = DailyRollup.objects.filter(key_id=key_id, day=day, end_user=end_user).aggregate(**sums, cost=Sum("cost"))
+    return {**found, "cost": str(found["cost"] or ZERO)}
 
 
 def _limits(call: Call, key: KeyCard) -> dict[str, Any]:
@@ -84,11 +119,11 @@ def _stated(limits: Limits) -> dict[str, Any]:
     }
 
 
-async def _budgets(call: Call, cards: Sequence[BudgetCard]) -> list[dict[str, Any]]:
+async def _budgets(call: Call, cards: Sequence[BudgetCard], subject: str = "") -> list[dict[str, Any]]:
     """What is spent lags behind by the requests under way and by those whose rows are not written yet."""
     if not cards:
         return []
-    places = [place_of(card, "", call.at) for card in cards]
+    places = [place_of(card, subject, call.at) for card in cards]
     assert call.process.sql is not None
     spent = await call.process.sql(_spent, [place.id for place in places])
     return [

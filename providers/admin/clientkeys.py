@@ -18,7 +18,18 @@ from providers.models import ClientKey, settings_of
 
 OVERLAP = timedelta(hours=24)
 
-FACTS = ("kind", "id", "ends_with", "foreign", "principal", "successor", "pepper_deadline", "created_at", "source")
+FACTS = (
+    "kind",
+    "id",
+    "ends_with",
+    "foreign",
+    "principal",
+    "successor",
+    "pepper_deadline",
+    "reported_at",
+    "created_at",
+    "source",
+)
 ALLOWANCES = [
     ("What it may ask for", {"fields": ("aliases", "endpoints", "max_tokens", "max_n", "cidrs")}),
     ("Pages", {"fields": ("origins", "address_rpm", "address_tpm", "address_concurrency")}),
@@ -73,6 +84,8 @@ class ClientKeyAdmin(DjangoObjectActions, OwnedAdmin):  # type: ignore[misc]
         ends_at = row.ends_at
         if ends_at and ends_at <= timezone.now():
             return "expired"
+        if row.reported_at:
+            return "reported as leaked"
         return "replaced, still live" if row.successor_id else "live"
 
     def overlay_rows(self, found: overlay.Overlay) -> list[tuple[str, str]]:

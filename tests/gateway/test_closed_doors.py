@@ -33,6 +33,7 @@ STATEMENTS = [
     "/**/OR/**/1=1",
 ]
 ASKING = ("/chat/completions", "/completions", "/embeddings", "/messages", "/responses", "/agents", "/models/fast")
+OPEN = "/keys/report"  # for whoever has found a key, and has none of his own: tests/gateway/test_end_users.py
 NO_MODEL = dict.fromkeys(ASKING, 404)
 
 
@@ -61,6 +62,7 @@ def test_s15_the_matrix_names_every_route() -> None:
         ("POST", "/client_tokens"),
         ("POST", "/completions"),
         ("POST", "/embeddings"),
+        ("POST", "/keys/report"),
         ("POST", "/messages"),
         ("POST", "/responses"),
         ("PUT", "/agents"),
@@ -73,6 +75,8 @@ async def asked(door: Door, key: str, **options: Any) -> dict[tuple[str, str], i
     found = {}
     async with door.http() as http:
         for method, path in operations():
+            if path == OPEN:
+                continue
             body = {"model": "fast", "messages": [], "prompt": "a", "input": "a"} if method == "POST" else None
             body = {"end_user": "anna"} if path == "/client_tokens" else body
             found[method, path] = (await http.request(method, path, headers=headers, json=body)).status_code

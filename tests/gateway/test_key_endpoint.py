@@ -61,7 +61,9 @@ async def test_a_holder_sees_what_the_key_may_do_and_what_is_left(
     assert allowed.key.startswith(f"sk-gw-{key_id}-")
     assert found == {
         "object": "key",
+        "kind": "secret",
         "name": "app",
+        "end_user": None,
         "aliases": ["fast"],
         "endpoints": ["chat.completions"],
         "max_tokens": 100,
