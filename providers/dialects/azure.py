@@ -7,6 +7,14 @@ from providers.dialects.openai import BadModelName, OpenAI
 from providers.targets import Target
 
 DEPLOYMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+# What stands below a deployment in the dated form; all else stands beside them, whatever model its body names.
+# https://github.com/openai/openai-python/blob/main/src/openai/lib/azure.py has the same list.
+OF_DEPLOYMENTS = frozenset(
+    {
+        *("/chat/completions", "/completions", "/embeddings", "/images/generations", "/images/edits"),
+        *("/audio/transcriptions", "/audio/translations", "/audio/speech"),
+    }
+)
 
 
 class Azure(OpenAI):
@@ -25,6 +33,8 @@ class Azure(OpenAI):
         version = target.provider.options.get("api_version")
         if not version:
             return super().url(target, path)
+        if path not in OF_DEPLOYMENTS:
+            return f"{target.provider.base_url}/openai{path}?api-version={version}"
         # Under a pattern the client gives this name: it must not climb out of its place in the path.
         if not DEPLOYMENT.fullmatch(target.model):
             raise BadModelName(target.model)
