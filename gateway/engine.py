@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import structlog
 from django.conf import settings
 
+from gateway import trials
 from gateway.alerts import Channels, Herald, velocity
 from gateway.caching.opening import open_cache
 from gateway.credentials.desk import Desk
@@ -127,6 +128,7 @@ class Engine:
             asyncio.create_task(self._every(TICK, self._tend)),
             asyncio.create_task(self._every(REFRESH, self._price)),
             asyncio.create_task(self._every(ALERT, self._alert)),
+            asyncio.create_task(self._every(REFRESH, self._try_out)),
             asyncio.create_task(self._every(REFRESH, self.observer.look)),
         ]
         if self.durable_open:
@@ -314,6 +316,11 @@ class Engine:
     async def _alert(self) -> None:
         if not self.stateless:
             await self._without_noise("alerts", self._herald.tell())
+
+    async def _try_out(self) -> None:
+        assert self.process is not None
+        if self.process.breakers.open and not self.pauses.resting:
+            await trials.look(self.process)
 
     async def _without_noise(self, name: str, job: Awaitable[object]) -> None:
         """What fails every second while the database is away is said once."""

@@ -2,10 +2,13 @@
 
 import asyncio
 from functools import partial
+from itertools import pairwise
 
 import structlog
 
+from gateway import retries
 from gateway.admission import Grant
+from gateway.breakers import Breakers, Unavailable
 from gateway.errors import GatewayError, Overloaded, UpstreamError, UpstreamRefused, UpstreamTimeout
 from gateway.outgoing import Outgoing, outgoing
 from gateway.predictions import predict
@@ -20,10 +23,12 @@ from providers.targets import Target
 log = structlog.get_logger("gateway")
 
 RETRYABLE = frozenset({408, 429})
+RETRIES_ITSELF = b"x-stainless-retry-count"  # OpenAI's clients say so, and wait as long as they are told to
 
 
 async def forward(grant: Grant) -> Reply:
-    """Try the targets in order. Raises the last target's UpstreamError, or Overloaded where the pool is full.
+    """Try the targets in order. Raises the last target's UpstreamError, or Overloaded where the pool is full, or where
+    all of them are known to be out of order.
 
     An older answer stands in for that where the alias keeps one.
     """
@@ -41,13 +46,43 @@ async def forward(grant: Grant) -> Reply:
 
 
 async def _first_that_answers(grant: Grant) -> Reply:
-    for target in grant.targets[:-1]:
+    """All of them once, and where none did anything, perhaps again."""
+    receipt, breakers = grant.receipt, grant.receipt.process.breakers
+    breakers.requests += 1
+    failed: UpstreamError | None = None
+    while True:
         try:
-            return await _with_credentials(grant, target)
+            return await _round(grant, breakers)
+        except Unavailable:
+            if failed is not None:
+                raise failed from None
+            raise
         except UpstreamError as exc:
-            if not _may_go_on(exc, grant):
+            failed = exc
+        itself = bool(receipt.call.header(RETRIES_ITSELF))
+        pause = retries.pause(failed, len(receipt.attempts), retries_itself=itself)
+        if pause is None or not _may_go_on(failed, grant) or not breakers.may_retry(grant.targets[-1]):
+            raise failed
+        await asyncio.sleep(pause)
+
+
+async def _round(grant: Grant, breakers: Breakers) -> Reply:
+    targets = breakers.usable(grant.targets) if breakers.open else grant.targets
+    for target, after in pairwise(targets):
+        try:
+            reply = await _with_credentials(grant, target)
+        except UpstreamError as exc:
+            if not _may_go_on(exc, grant) or not breakers.may_retry(after):
                 raise
-    return await _with_credentials(grant, grant.targets[-1], waits=True)
+        else:
+            return _counted(reply, grant, breakers)
+    return _counted(await _with_credentials(grant, targets[-1], waits=True), grant, breakers)
+
+
+def _counted(reply: Reply, grant: Grant, breakers: Breakers) -> Reply:
+    if len(grant.receipt.attempts) > 1:
+        breakers.retry_worked(reply.target)
+    return reply
 
 
 def _may_go_on(exc: UpstreamError, grant: Grant) -> bool:
@@ -80,9 +115,11 @@ async def _with_credentials(grant: Grant, target: Target, *, waits: bool = False
 
 async def _attempt(grant: Grant, target: Target, *, waits: bool) -> Reply:
     receipt = grant.receipt
-    clock = receipt.process.clock
+    clock, breakers = receipt.process.clock, receipt.process.breakers
     attempt = Attempt(target, clock())
     receipt.attempts.append(attempt)
+    if breakers.open:
+        breakers.begin(target)
     try:
         if waits and target.provider.quirks.asleep and grant.ask.upload is None:
             reply = await until_awake(partial(_ask_upstream, grant, target, attempt), target, receipt)
@@ -91,6 +128,8 @@ async def _attempt(grant: Grant, target: Target, *, waits: bool) -> Reply:
     except GatewayError as exc:
         attempt.outcome = exc.code or exc.outcome
         attempt.sent = getattr(exc, "sent", attempt.sent)
+        if not target.provider.quirks.asleep:  # of one that sleeps a refusal says nothing
+            breakers.failed(target, exc, clock() - attempt.started)
         if isinstance(exc, UpstreamRefused):
             attempt.status = exc.upstream_status
             log.warning(
@@ -102,6 +141,7 @@ async def _attempt(grant: Grant, target: Target, *, waits: bool) -> Reply:
         raise
     else:
         attempt.outcome, attempt.status, attempt.sent = "ok", reply.status, True
+        breakers.answered(target, clock() - attempt.started)
         return reply
     finally:
         attempt.milliseconds = round((clock() - attempt.started) * 1000)

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from gateway.breakers import Breakers
 from gateway.errors import GatewayError, Overloaded
 from gateway.spool import Disk
 from gateway.stickies import Stickies
@@ -112,6 +113,10 @@ class Process:
     listings: Listings = field(default_factory=Listings)
     receipts: set[OpenReceipt] = field(default_factory=set)
     stickies: Stickies = field(default_factory=Stickies)
+    breakers: Breakers = field(init=False)
     cache: Any = None  # see gateway.caching.cache
     # Where the journal dies with the machine: the row is committed before the provider is called.
     commit_open: Callable[[Opened], Awaitable[None]] | None = None
+
+    def __post_init__(self) -> None:
+        self.breakers = Breakers(self.clock)

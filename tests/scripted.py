@@ -142,12 +142,15 @@ class Wire(asyncio.StreamReaderProtocol):
 
 
 class ScriptedUpstream:
-    """An HTTP/1.1 server on 127.0.0.1: the queue's next script for each request, then `default`."""
+    """An HTTP/1.1 server on 127.0.0.1: the queue's next script for each request, then `default`.
 
-    def __init__(self, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
+    `port` 0 is any that is free.
+    """
+
+    def __init__(self, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1", port: int = 0) -> None:
         self.tls = tls
         self.host = host
-        self.port = 0
+        self.port = port
         self.requests: list[Received] = []
         self.connections: list[Connection] = []
         self.default: Script | Callable[[Received], Script] = json_answer({})
@@ -157,7 +160,7 @@ class ScriptedUpstream:
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        self.server = await loop.create_server(lambda: Wire(self), self.host, 0, ssl=self.tls, backlog=2048)
+        self.server = await loop.create_server(lambda: Wire(self), self.host, self.port, ssl=self.tls, backlog=2048)
         self.port = self.server.sockets[0].getsockname()[1]
         return self
 
