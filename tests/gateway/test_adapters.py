@@ -58,29 +58,27 @@ async def test_the_adapter_becomes_the_model_of_a_provider_that_takes_one(
     assert (row.model, row.upstream_model) == (model, sent)
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        "support:repo/3",  # the alias takes it, the key may not
-        "mixed:repo/4",  # the key may, the alias does not take it
-        "mixed:tickets/",
-        "mixed:tickets/..",
-        "mixed:tickets/../../v1/models",
-        "mixed:tickets/./x",
-        "mixed:tickets//x",
-        "mixed:/tickets/x",
-        "mixed:tickets/x?y=z",
-        "mixed:tickets/x#accounts/others/deployments/d",
-        "mixed:tickets/%2e%2e",
-        "mixed:tickets\\x",
-        "mixed:" + "tickets/" + "x" * 200,
-        "mixed:",
-    ],
-)
-async def test_an_adapter_that_is_not_allowed_is_an_unknown_model(
-    lorax: Door, scripted: ScriptedUpstream, model: str
-) -> None:
-    assert await ask(lorax, model) == 404
+NOT_ALLOWED = [
+    "support:repo/3",  # the alias takes it, the key may not
+    "mixed:repo/4",  # the key may, the alias does not take it
+    "mixed:tickets/",
+    "mixed:tickets/..",
+    "mixed:tickets/../../v1/models",
+    "mixed:tickets/./x",
+    "mixed:tickets//x",
+    "mixed:/tickets/x",
+    "mixed:tickets/x?y=z",
+    "mixed:tickets/x#accounts/others/deployments/d",
+    "mixed:tickets/%2e%2e",
+    "mixed:tickets\\x",
+    "mixed:" + "tickets/" + "x" * 200,
+    "mixed:",
+]
+
+
+async def test_an_adapter_that_is_not_allowed_is_an_unknown_model(lorax: Door, scripted: ScriptedUpstream) -> None:
+    for model in NOT_ALLOWED:
+        assert (model, await ask(lorax, model)) == (model, 404)
     assert scripted.requests == []
 
 
