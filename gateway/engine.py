@@ -18,6 +18,7 @@ from gateway import trials
 from gateway.alerts import Channels, Herald, velocity
 from gateway.caching.opening import open_cache
 from gateway.credentials.desk import Desk
+from gateway.errands import embed
 from gateway.errors import BLOCKED, EndUserBlocked, KeyCompromised, LedgerUnavailable, Overloaded, StreamInterrupted
 from gateway.limits.limiter import BEAT, Limiter
 from gateway.observing import Observer
@@ -110,7 +111,7 @@ class Engine:
             upstream or Upstream(policy), self.journal, clock, self.limiter, prices, budgets, self._sql.run_soon
         )
         self.process.disk.directory = self.data_dir or Path(settings.DATA_DIR)
-        self.process.cache = open_cache(self.process)
+        self.process.cache = open_cache(self.process, embed)
         if not self.stateless:
             self.process.stickies = Stickies(self.sql)
         if self.durable_open:

@@ -22,6 +22,23 @@ class LimitBucket(models.Model):
         return self.id
 
 
+class KeptQuestion(models.Model):
+    """What a question with a kept answer means, as 32-bit floats, little-endian (gateway/caching/meanings.py)."""
+
+    id = models.CharField(primary_key=True, max_length=64)
+    place = models.CharField(max_length=64)
+    answer = models.CharField(max_length=64)
+    vector = models.BinaryField()
+    at = models.FloatField()  # unix seconds
+    expires_at = models.FloatField(db_index=True)
+
+    class Meta:
+        indexes = [models.Index(fields=["place", "at"], name="gateway_question_place")]
+
+    def __str__(self) -> str:
+        return self.id
+
+
 class CachedAnswer(models.Model):
     """An answer that all processes may give again (gateway/caching/): sealed bytes, and when they are over."""
 

@@ -70,6 +70,7 @@ GATEWAY_ORDER = (
     "delivery",
     "wrongkeys",
     "leaks",
+    "errands",
     "pipeline",
     "endpoints",
     "api",

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import structlog
 
@@ -11,9 +12,10 @@ from gateway.asks import Ask, Form
 from gateway.caching import identity, serving, wishes
 from gateway.caching.batches import Batch
 from gateway.caching.flights import Flight, Reader
-from gateway.caching.identity import NotComparable
+from gateway.caching.identity import Namer, NotComparable
 from gateway.caching.kept import Kept
 from gateway.caching.memory import MemoryStore
+from gateway.caching.semantic import Semantic, question_of
 from gateway.caching.shares import Share
 from gateway.caching.shelves import SharedStore, Shelf
 from gateway.errors import UpstreamError
@@ -47,12 +49,14 @@ class Cache:
         account: Memory,
         capacity: int,
         shared: SharedStore | None = None,
+        semantic: Semantic | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.memory = MemoryStore(account, capacity)
         self.shared = shared
         self.wall = wall
         self.flights: dict[bytes, Flight] = {}
+        self.semantic = semantic
 
     async def look(
         self, ask: Ask, alias: AliasCard, key: KeyCard, targets: tuple[Target, ...], receipt: Receipt, config: Catalog
@@ -74,8 +78,9 @@ class Cache:
         return Found(ask)
 
     async def _answer(self, ask: Ask, sent: Ask, target: Target, shelf: Shelf, receipt: Receipt) -> Found:
-        name = shelf.namer(sent, target)("answer", identity.request_of(sent, target))
-        stale = None
+        values = identity.request_of(sent, target)
+        namer = shelf.namer(sent, target)
+        name, stale = namer("answer", values), None
         if shelf.wish.read:
             kept = await shelf.find(name)
             if kept is not None and shelf.is_fresh(kept):
@@ -85,8 +90,34 @@ class Cache:
                 stale = kept
             if (reply := await self._follow(name, ask, receipt, target)) is not None:
                 return Found(ask, reply)
+        reply = None
         serving.mark(receipt, serving.MISS)
-        return Found(ask, share=Share(shelf, self._lead(name, receipt), receipt, sent, target, name, stale))
+        share = Share(shelf, self._lead(name, receipt), receipt, sent, target, name, stale)
+        assert shelf.alias.cache is not None
+        if shelf.alias.cache.semantic and self.semantic is not None:
+            reply = await self._alike(self.semantic, namer, values, ask, share)
+        return Found(ask, reply, share)
+
+    async def _alike(
+        self, semantic: Semantic, namer: Namer, values: dict[str, Any], ask: Ask, share: Share
+    ) -> Reply | None:
+        """The answer to a question that means the same; else the answer to this one will be found by its meaning."""
+        question = question_of(values)
+        if question is None:
+            return None
+        shelf, receipt = share.shelf, share.receipt
+        asked = await semantic.asked(namer("meaning", shelf.embedder, question.rest), question, shelf, receipt)
+        if asked is None:
+            return None
+        if shelf.wish.read and (found := await semantic.find(asked, shelf)) is not None:
+            kept, distance = found
+            reply = self._serve(share.name, kept, ask, receipt, share.first)
+            if reply is not None:
+                serving.mark(receipt, serving.HIT, age=kept.age(self.wall()), distance=distance)
+                share.flight.arrived(kept)
+                return reply
+        share.on_kept = lambda name: semantic.meanings.add(asked.place, name, asked.meaning, shelf.kept_for)
+        return None
 
     async def _embeddings(self, ask: Ask, sent: Ask, target: Target, shelf: Shelf, receipt: Receipt) -> Found:
         batch = Batch(shelf, sent, target)
@@ -111,6 +142,8 @@ class Cache:
         """Called four times a second: what is not urgent, off every request's way."""
         if self.shared is not None:
             await self.shared.tend()
+        if self.semantic is not None:
+            await self.semantic.meanings.tend()
 
     async def close(self) -> None:
         self.memory.clear()

@@ -3,14 +3,19 @@
 from django.conf import settings
 
 from gateway.caching.cache import Cache
+from gateway.caching.meanings import Meanings
+from gateway.caching.semantic import Embed, Semantic
 from gateway.caching.shelves import SharedStore
 from gateway.process import Process
 
 MIB = 1024 * 1024
 
 
-def open_cache(process: Process) -> Cache:
-    return Cache(process.memory, settings.GATEWAY_CACHE_MEMORY * MIB, _shared(process))
+def open_cache(process: Process, embed: Embed) -> Cache:
+    """`embed` is the way to embeddings, for aliases that compare questions by what they mean."""
+    run = None if settings.GATEWAY_STATELESS else process.sql
+    semantic = Semantic(Meanings(process.memory, run, process.clock), embed)
+    return Cache(process.memory, settings.GATEWAY_CACHE_MEMORY * MIB, _shared(process), semantic)
 
 
 def _shared(process: Process) -> SharedStore | None:

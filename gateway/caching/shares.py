@@ -1,7 +1,7 @@
 """What becomes of the answer that a request brings which was not answered from the cache: kept, and shared."""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
@@ -39,9 +39,11 @@ class Share:
         name: bytes,
         stale: Kept | None = None,
         batch: Batch | None = None,
+        on_kept: Callable[[bytes], None] | None = None,
     ) -> None:
         self.shelf, self.flight, self.receipt = shelf, flight, receipt
         self.ask, self.first, self.name, self.stale, self.batch = ask, first, name, stale, batch
+        self.on_kept = on_kept  # called with the name of what is kept
         receipt.give_back.append(self._over)
 
     def record(
@@ -106,6 +108,8 @@ class Share:
         name = self._name_at(target)
         if name is not None:
             self.shelf.keep(name, kept)
+            if self.on_kept is not None:
+                self.on_kept(name)
         self.flight.arrived(kept)
 
     def _name_at(self, target: Target) -> bytes | None:

@@ -47,7 +47,12 @@ class Shelf:
         self.wall = wall
         self.alias, self.key, self.wish = alias, key, wish
         self._purges, self._forwarded = config.purges, forwarded
-        self._kept_for = float((key.cache_ttl or alias.cache.ttl) + alias.cache.stale)
+        self.kept_for = float((key.cache_ttl or alias.cache.ttl) + alias.cache.stale)
+
+    @property
+    def embedder(self) -> str:
+        assert self.alias.cache is not None
+        return self.alias.cache.semantic
 
     def namer(self, ask: Ask, target: Target) -> Namer:
         return Namer(ask, self.alias, self.key, target, self._purges, self._forwarded)
@@ -83,7 +88,7 @@ class Shelf:
     def keep(self, name: bytes, kept: Kept) -> None:
         self.memory.put(name, kept)
         if self.shared is not None:
-            self.shared.put(name, kept, self._kept_for)
+            self.shared.put(name, kept, self.kept_for)
 
     def is_fresh(self, kept: Kept) -> bool:
         return kept.age(self.wall()) <= self.wish.fresh

@@ -1,0 +1,93 @@
+"""A question that means the same as one that was answered: found by its embedding, where all else is equal."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from gateway.caching.kept import Kept
+from gateway.caching.meanings import Meanings
+from gateway.caching.shelves import Shelf
+from gateway.caching.vectors import Direction, NoVector, direction
+from gateway.receipts import Receipt
+
+log = structlog.get_logger("gateway")
+
+MAX_CHARS = 32_000  # of a question: embedding models read no more
+
+# The alias that makes embeddings, and the text; None where there is none to be had.
+Embed = Callable[[Receipt, str, str], Awaitable[list[float] | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """`rest` is all of the request but the text of its last question, and is compared as it stands."""
+
+    text: str
+    rest: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question with its embedding, on its way to an answer."""
+
+    place: bytes
+    meaning: Direction
+
+
+def question_of(values: dict[str, Any]) -> Question | None:
+    """The last question of a chat, or a completion's prompt, where it is text and nothing else."""
+    if "prompt" in values:
+        prompt = values["prompt"]
+        return _question(prompt if isinstance(prompt, str) else None, {**values, "prompt": None})
+    messages = values.get("messages")
+    if not isinstance(messages, list) or not messages or not isinstance(messages[-1], dict):
+        return None
+    last = messages[-1]
+    if last.get("role") != "user":
+        return None
+    rest = {**values, "messages": [*messages[:-1], {**last, "content": None}]}
+    return _question(_text(last.get("content")), rest)
+
+
+def _question(text: str | None, rest: dict[str, Any]) -> Question | None:
+    return Question(text, rest) if text and text.strip() and len(text) <= MAX_CHARS else None
+
+
+def _text(content: Any) -> str | None:
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return None
+    parts = [part.get("text") if isinstance(part, dict) and set(part) == {"type", "text"} else None for part in content]
+    texts = [part for part in parts if isinstance(part, str)]
+    return "\n".join(texts) if len(texts) == len(parts) else None
+
+
+class Semantic:
+    def __init__(self, meanings: Meanings, embed: Embed) -> None:
+        self.meanings, self._embed = meanings, embed
+
+    async def asked(self, place: bytes, question: Question, shelf: Shelf, receipt: Receipt) -> Asked | None:
+        assert shelf.alias.cache is not None
+        numbers = await self._embed(receipt, shelf.alias.cache.semantic, question.text)
+        try:
+            return None if numbers is None else Asked(place, direction(numbers))
+        except NoVector as error:
+            log.warning("embedding_unusable", alias=shelf.alias.cache.semantic, error=str(error))
+            return None
+
+    async def find(self, asked: Asked, shelf: Shelf) -> tuple[Kept, float] | None:
+        """The fresh answer to the most similar question, and the distance: 0 is the same, 1 has nothing in common."""
+        card = shelf.alias.cache
+        assert card is not None
+        found = await self.meanings.nearest(asked.place, asked.meaning)
+        if found is None or found[1] < card.similarity:
+            return None
+        name, similarity = found
+        kept = await shelf.find(name)
+        if kept is None or not shelf.is_fresh(kept):
+            self.meanings.forget(asked.place, name)
+            return None
+        return kept, max(0.0, 1.0 - similarity)

@@ -1,0 +1,198 @@
+"""A question that means the same as an answered one is answered by it, and never across what else may differ."""
+
+import asyncio
+import math
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from asgiref.sync import sync_to_async
+
+from gateway.caching import vectors
+from gateway.caching.meanings import Meanings
+from gateway.models import KeptQuestion
+from gateway.process import Memory
+from tests.gateway import golden, house
+from tests.gateway.house import Door, client_key
+from tests.scripted import Received, ScriptedUpstream, Step, json_answer, sse
+
+PARIS, CAPITAL, WEATHER = "What is the capital of France?", "Which city is France's capital?", "Will it rain?"
+DIRECTIONS = {PARIS: [1.0, 0.0, 0.0], CAPITAL: [0.98, 0.19899749, 0.0], WEATHER: [0.0, 1.0, 0.0]}
+
+
+def provider(request: Received) -> list[Step]:
+    asked = request.json()
+    if "input" in asked:
+        data = [{"object": "embedding", "embedding": DIRECTIONS[asked["input"]], "index": 0}]
+        usage = {"prompt_tokens": 7, "total_tokens": 7}
+        return json_answer({"object": "list", "data": data, "model": "embedder", "usage": usage})
+    return sse(*golden.chunks("Paris")) if asked.get("stream") else json_answer(golden.COMPLETION)
+
+
+@pytest.fixture
+async def door(transactional_db: None, tmp_path: Path, scripted: ScriptedUpstream) -> AsyncIterator[Door]:
+    def configure() -> str:
+        lab = house.provider("lab", scripted.url + "/v1")
+        house.alias("fast", (lab, "gpt-4o"), cache="on", cache_semantic="embed", cache_similarity=0.95)
+        house.alias("embed", (lab, "embedder"))
+        return house.client_key(aliases=["fast"])[1]
+
+    scripted.default = provider
+    async with house.open_house(configure, tmp_path) as opened:
+        yield opened
+
+
+async def ask(http: httpx.AsyncClient, question: str, **more: Any) -> httpx.Response:
+    messages = [*more.pop("before", []), {"role": "user", "content": question}]
+    headers = more.pop("headers", {})
+    answer = await http.post("/chat/completions", json={"model": "fast", "messages": messages, **more}, headers=headers)
+    assert answer.status_code == 200, answer.text
+    return answer
+
+
+def found(answer: httpx.Response) -> tuple[str, str | None]:
+    return answer.headers["x-gateway-cache"], answer.headers.get("x-gateway-cache-distance")
+
+
+def asked_of(scripted: ScriptedUpstream) -> list[str]:
+    return [request.json()["model"] for request in scripted.requests]
+
+
+async def test_a_question_that_means_the_same_gets_the_answer_and_its_distance(
+    door: Door, scripted: ScriptedUpstream
+) -> None:
+    async with door.http() as http:
+        first, same = await ask(http, PARIS), await ask(http, CAPITAL)
+        other, again = await ask(http, WEATHER), await ask(http, PARIS)
+        stream = await ask(http, CAPITAL, stream=True)
+    assert [found(answer) for answer in (first, same, other, again, stream)] == [
+        ("miss", None), ("hit", "0.020000"), ("miss", None), ("hit", None), ("hit", "0.020000"),
+    ]  # fmt: skip
+    assert same.content == first.content
+    assert stream.content.endswith(b"data: [DONE]\n\n")
+    assert asked_of(scripted) == ["embedder", "gpt-4o", "embedder", "embedder", "gpt-4o", "embedder"]
+    rows = await door.rows(9)
+    assert [(row.endpoint, row.alias, row.cache, row.tokens_in) for row in rows if row.endpoint == "embeddings"] == [
+        ("embeddings", "embed", "", 7)
+    ] * 4
+    assert {row.key_name for row in rows} == {"app"}
+    assert [row.provider for row in rows if row.alias == "fast"] == ["lab", "cache", "lab", "cache", "cache"]
+
+
+DIFFERENT: list[dict[str, Any]] = [
+    {"before": [{"role": "system", "content": "Answer in verse."}]},
+    {"before": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]},
+    {"temperature": 0.5},
+    {"max_tokens": 5},
+    {"response_format": {"type": "json_object"}},
+]
+
+
+async def test_it_is_never_found_across_another_system_prompt_turn_parameter_or_tool(
+    door: Door, scripted: ScriptedUpstream
+) -> None:
+    async with door.http() as http:
+        await ask(http, PARIS)
+        for more in DIFFERENT:
+            assert found(await ask(http, CAPITAL, **more)) == ("miss", None), more
+        tools = [{"type": "function", "function": {"name": "f"}}]
+        assert found(await ask(http, CAPITAL, tools=tools)) == ("bypass", None)
+        picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
+        content: Any = [{"type": "text", "text": PARIS}, picture]
+        assert found(await ask(http, content)) == ("miss", None)
+        assert found(await ask(http, CAPITAL, headers={"cache-control": "no-cache"})) == ("miss", None)
+
+
+async def test_one_key_is_never_given_what_another_asked(door: Door, scripted: ScriptedUpstream) -> None:
+    other = (await sync_to_async(client_key)("other"))[1]
+    async with door.http() as http:
+        await ask(http, PARIS)
+        assert found(await ask(http, CAPITAL, headers={"authorization": f"Bearer {other}"})) == ("miss", None)
+
+
+async def test_without_an_embedding_the_question_is_answered_all_the_same(
+    door: Door, scripted: ScriptedUpstream
+) -> None:
+    async with door.http() as http:
+        await ask(http, PARIS)
+        for bad in (
+            json_answer({"error": {"message": "no"}}, status=500),
+            json_answer({"object": "list", "data": []}),
+            json_answer({"object": "list", "data": [{"embedding": [0.0, 0.0], "index": 0}]}),
+        ):
+            scripted.enqueue(bad)
+            assert found(await ask(http, CAPITAL, seed=len(scripted.requests))) == ("miss", None)
+
+
+async def test_a_key_at_its_limit_is_not_embedded_and_still_served(door: Door, scripted: ScriptedUpstream) -> None:
+    narrow = (await sync_to_async(client_key)("narrow", rpm=60, burst=1, concurrency=1))[1]
+    async with door.http() as http:
+        answer = await ask(http, PARIS, headers={"authorization": f"Bearer {narrow}"})
+    assert found(answer) == ("miss", None)
+    assert asked_of(scripted) == ["gpt-4o"]
+
+
+async def test_equal_questions_at_once_are_embedded_once(door: Door, scripted: ScriptedUpstream) -> None:
+    async with door.http() as http:
+        await asyncio.gather(*(ask(http, PARIS) for _ in range(20)))
+    assert asked_of(scripted) == ["embedder", "gpt-4o"]
+
+
+async def test_another_process_finds_the_question_in_the_database(door: Door, scripted: ScriptedUpstream) -> None:
+    process = door.engine.process
+    assert process is not None
+    async with door.http() as http:
+        await ask(http, PARIS)
+        await process.cache.tend()
+        row = await sync_to_async(KeptQuestion.objects.get)()
+        assert len(row.vector) == 12
+        meanings = process.cache.semantic.meanings
+        process.cache.semantic.meanings = Meanings(process.memory, process.sql, process.clock)
+        assert found(await ask(http, CAPITAL)) == ("hit", "0.020000")
+        await sync_to_async(KeptQuestion.objects.update)(vector=b"hostile!")
+        process.cache.semantic.meanings = Meanings(process.memory, process.sql, process.clock)
+        assert found(await ask(http, CAPITAL)) == ("miss", None)
+        process.cache.semantic.meanings = meanings
+
+
+async def test_the_questions_of_one_place_and_of_all_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.caching.meanings.CAPACITY", 100_000)
+    account = Memory()
+    meanings = Meanings(account, None, lambda: 0.0)
+    for n in range(3000):
+        meanings.add(bytes([n % 7]), n.to_bytes(32, "big"), vectors.direction([math.cos(n), math.sin(n)]), 60)
+    assert 50_000 < account.held <= 100_000
+    assert await meanings.nearest(bytes([2999 % 7]), vectors.direction([math.cos(2999), math.sin(2999)])) is not None
+
+
+def test_the_nearest_of_a_thousand_is_found() -> None:
+    rng = random.Random(7)
+
+    def any_() -> list[float]:
+        return [rng.gauss(0, 1) for _ in range(256)]
+
+    among = [vectors.direction(any_()) for _ in range(1000)]
+    for place in (0, 500, 999):
+        near = [number + rng.gauss(0, 0.2) for number in among[place].numbers.tolist()]
+        wanted = vectors.direction([number + rng.gauss(0, 0.01) for number in among[place].numbers.tolist()])
+        found_at = vectors.nearest(wanted, among)
+        assert found_at is not None
+        assert found_at[0] == place
+        assert found_at[1] == pytest.approx(wanted.similarity(among[place]))
+        assert vectors.direction(near).similarity(among[place]) < found_at[1]
+
+
+def test_only_vectors_with_a_direction_are_compared() -> None:
+    one = vectors.direction([3.0, -4.0])
+    assert one.numbers.tolist() == pytest.approx([0.6, -0.8])
+    assert vectors.from_bytes(one.bytes()) == one
+    for numbers in ([], [0.0], [math.nan], [math.inf, 1.0], [0.0] * 10_000):
+        with pytest.raises(vectors.NoVector):
+            vectors.direction(numbers)
+    for data in (b"", b"abc", bytes(8), b"\xff" * 8, vectors.direction([1.0]).bytes() * 2):
+        with pytest.raises(vectors.NoVector):
+            vectors.from_bytes(data)
+    assert vectors.nearest(one, [vectors.direction([1.0, 0.0, 0.0])]) is None
