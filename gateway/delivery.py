@@ -62,6 +62,8 @@ class Whole(HttpResponse):
     def __init__(self, receipt: Receipt, reply: Reply) -> None:
         super().__init__(reply.body, status=reply.status, content_type=reply.content_type, charset="utf-8")
         self.receipt = receipt
+        if receipt.capture is not None:
+            receipt.capture.add(reply.body)
         label(self, reply)
 
     async def finish(self, exc: BaseException | None = None) -> None:
@@ -100,14 +102,18 @@ class Live(StreamingHttpResponse):
 
         `write` is the server's own way for a part that it can take at once: see `pass_on`.
         """
-        self.send, self.direct = send, write
         receipt = self.receipt
+        parts = self.parts()
+        if receipt.capture is not None:
+            # Every part has to pass here: none goes from socket to socket alone.
+            write, parts = None, receipt.capture.tee(parts)
+        self.send, self.direct = send, write
         call = receipt.call
         receipt.on_tick = self.tick
         drain = self.has_events and self.reply is not None and self.reply.target.provider.options.get("drain")
         if drain or call.on_leave is not None:
             call.on_leave = partial(self.read_on, bool(drain), call.on_leave)
-        async for part in self.parts():
+        async for part in parts:
             if self.left:
                 continue
             receipt.writing = True

@@ -131,6 +131,7 @@ class Engine:
             asyncio.create_task(self._every(ALERT, self._alert)),
             asyncio.create_task(self._every(REFRESH, self._try_out)),
             asyncio.create_task(self._every(REFRESH, self.observer.look)),
+            asyncio.create_task(self._every(REFRESH, self._keep)),
         ]
         if self.durable_open:
             self._tasks.append(asyncio.create_task(self._every(LOSE, self._lose)))
@@ -163,6 +164,7 @@ class Engine:
                     pass
                 await self.process.stickies.close()
                 await self.process.cache.close()
+                await self.observer.keep()
                 if self.process.budgets is not None:
                     await self.process.budgets.close()
                 if not self.stateless:
@@ -229,6 +231,7 @@ class Engine:
             self._at_rest.clear()
             await self._at_rest.wait()
         self.observer.flush()
+        await self._without_noise("captured payloads", self.observer.keep())
         while self.journal.pending and await self.sql(self.journal.drain, DRAIN_LINES):
             pass
         if self.pauses.resting:
@@ -333,6 +336,10 @@ class Engine:
                 log.warning("background_job_failed", job=name, error=type(error).__name__)
         else:
             self._failing.discard(name)
+
+    async def _keep(self) -> None:
+        if not self.pauses.resting:
+            await self._without_noise("captured payloads", self.observer.keep())
 
     async def _adopt(self) -> None:
         assert self.journal is not None

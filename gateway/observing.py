@@ -7,14 +7,21 @@ from pathlib import Path
 import structlog
 from django.conf import settings
 
+from gateway.capturing import Captures
 from gateway.metrics.emf import Emf
 from gateway.metrics.meters import Meters
 from gateway.metrics.pages import Series
 from gateway.process import Process
+from gateway.sqlthread import paced
+from ledger import capture
 from ledger.journal import Journal
 from ledger.loglines import LogLines
+from ledger.redaction import Redactor
 
 log = structlog.get_logger("metrics")
+
+
+PRUNE = 3600.0  # seconds between two looks for payloads whose days are over
 
 
 class Observer:
@@ -23,10 +30,15 @@ class Observer:
     def __init__(self) -> None:
         self.meters: Meters | None = None
         self.emf: Emf | None = None
+        self.captures: Captures | None = None
+        self._pruned_at = float("-inf")
 
     def begin(self, process: Process, journal: Journal | LogLines, data_dir: Path | None) -> None:
         """`data_dir` is where the processes of this machine find each other's numbers; None: there is one process."""
         self.process, self.journal = process, journal
+        if settings.GATEWAY_CAPTURE:
+            self.captures = process.captures = Captures(settings.GATEWAY_CAPTURE_BYTES, process.memory)
+            self.redactor = Redactor(settings.GATEWAY_CAPTURE_PATTERNS)
         if settings.GATEWAY_EMF:
             self.emf = Emf(settings.GATEWAY_EMF_NAMESPACE, os.environ.get("AWS_LAMBDA_FUNCTION_NAME", "llm-gateway"))
         if settings.GATEWAY_METRICS_TOKEN or settings.GATEWAY_METRICS_FROM or self.emf is not None:
@@ -42,6 +54,18 @@ class Observer:
         """Each five seconds, off the loop: the numbers of processes that are gone."""
         if self.meters is not None:
             self.meters.shelf.adopt()
+
+    async def keep(self) -> None:
+        """Each second, and after a response where the process may be frozen then: captured payloads into rows."""
+        captures, sql = self.captures, self.process.sql
+        if captures is None or sql is None:
+            return
+        while batch := captures.batch():
+            await sql(paced, capture.store, batch, self.redactor)
+            captures.stored(len(batch))
+        if self.process.clock() - self._pruned_at > PRUNE:
+            self._pruned_at = self.process.clock()
+            await sql(paced, _prune)
 
     def total(self) -> Series | None:
         """The sums over all processes of this machine, None where nothing is counted; reads files."""
@@ -59,3 +83,9 @@ class Observer:
             self.process.meters = None
             self.meters.close()
             self.meters = None
+        self.process.captures = self.captures = None
+
+
+def _prune() -> None:
+    if count := sum(capture.prune()):
+        log.info("payloads_pruned", count=count)

@@ -65,6 +65,8 @@ async def handle(request: HttpRequest, endpoint: Endpoint) -> HttpResponse | Str
         ask = await with_upload(ask, call, incoming, request.headers.get("content-type", ""))
     async with open_receipt(call, ask) as receipt:
         grant = await admit(ask, receipt)
+        if receipt.process.captures is not None:
+            receipt.process.captures.begin(receipt, grant.alias, request.body if incoming is None else b"")
         if grant.answer is not None:
             return receipt.hand_over(deliver(grant.answer, receipt))
         if receipt.process.commit_open is not None:

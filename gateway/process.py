@@ -66,6 +66,14 @@ class MetersLike(Protocol):
     def answered(self, call: Any) -> None: ...
 
 
+class CapturesLike(Protocol):
+    """See gateway.capturing."""
+
+    def begin(self, receipt: Any, alias: Any, body: bytes) -> None: ...
+
+    def settled(self, receipt: Any, capture: Any) -> None: ...
+
+
 class Memory:
     """Counts the bytes that all requests of the process hold in buffers; beyond the cap new ones are refused."""
 
@@ -110,6 +118,7 @@ class Process:
     disk: Disk = field(default_factory=Disk)
     drains: int = 0  # streams that are read to their end though their client has left
     meters: MetersLike | None = None  # None: nobody reads the numbers
+    captures: CapturesLike | None = None  # None: no body is kept, whatever a key or an alias says
     listings: Listings = field(default_factory=Listings)
     receipts: set[OpenReceipt] = field(default_factory=set)
     stickies: Stickies = field(default_factory=Stickies)

@@ -147,6 +147,7 @@ class Receipt:
     saved: Decimal | None = None  # US dollars that a kept answer did cost, or would have
     left: bool = False  # the client has gone, and others wait for the same answer
     handed_over: bool = False
+    capture: Any = None  # see gateway.capturing; None: its bodies are not kept
 
     @property
     def process(self) -> Process:
@@ -295,6 +296,8 @@ class Receipt:
         except Exception:
             # The open line is on disk: at the next start it becomes a row of outcome `lost`.
             log.exception("settle_failed", request_id=self.call.id)
+        if self.capture is not None and self.process.captures is not None:
+            self.process.captures.settled(self, self.capture)
         if self.process.meters is not None and self.line is not None:
             try:
                 self.process.meters.settled(self, self.line)

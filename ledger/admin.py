@@ -11,7 +11,7 @@ from django.http import HttpRequest, StreamingHttpResponse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from ledger import enduser_admin, export, money_admin
+from ledger import capture_admin, enduser_admin, export, money_admin
 from ledger.models import UsageRecord
 from providers.models import ClientKey, ModelAlias
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # generic for the type checker alone
 else:
     _Paginator, _ModelAdmin = Paginator, admin.ModelAdmin
 
-__all__ = ["UsageRecordAdmin", "money_admin"]
+__all__ = ["UsageRecordAdmin", "capture_admin", "enduser_admin", "money_admin"]
 
 COUNTED = 10_000
 CHOICES = 200

@@ -1,12 +1,14 @@
 """What happened: one row a request, written by the journal's drain and by nobody else; and what it all adds up to."""
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import models
 from django.utils import timezone
 
 from ledger.fields import MoneyField
 from ledger.storable import LENGTHS
-from providers import audit
+from providers import audit, vault
+from providers.fields import SealedField
 from providers.models import Row
 
 # What is added later has a value in the database too: a process of the version before writes rows without it.
@@ -214,3 +216,59 @@ class Alert(models.Model):
 
     def __str__(self) -> str:
         return self.text
+
+
+class CapturedPayload(models.Model):
+    """What one request asked and was answered: redacted, sealed, and gone at `expires_at`."""
+
+    texts = ("", "")  # the request and the response, once opened
+
+    id = models.CharField("request id", primary_key=True, max_length=LENGTHS["id"])
+    at = models.DateTimeField(db_index=True)
+    expires_at = models.DateTimeField(db_index=True)
+    key_id = models.CharField("key id", max_length=LENGTHS["key"], blank=True, default="")
+    key_name = models.CharField("key", max_length=LENGTHS["key_name"], blank=True, default="")
+    alias = models.CharField(max_length=LENGTHS["alias"], blank=True, default="")
+    model = models.CharField("model asked for", max_length=LENGTHS["model"], blank=True, default="")
+    outcome = models.CharField(max_length=LENGTHS["outcome"], blank=True, default="")
+    request = SealedField(blank=True, default="")
+    response = SealedField(blank=True, default="")
+    request_bytes = models.PositiveBigIntegerField(default=0)  # of the whole body, whatever was kept of it
+    response_bytes = models.PositiveBigIntegerField(default=0)
+    truncated = models.BooleanField(default=False)
+    redactions = models.PositiveIntegerField(default=0)
+
+    class Meta:
+        ordering = ["-at", "-id"]
+        permissions = [("open_capturedpayload", "Can read what captured payloads hold")]
+
+    def __str__(self) -> str:
+        return self.id
+
+    @property
+    def seal_origin(self) -> str:
+        """Sealed for its row and for no provider; see providers/reseal.py."""
+        return "captured-payload"
+
+    def unseal(self, value: str) -> str:
+        """The text of one of its sealed columns; raises VaultError."""
+        if not value:
+            return ""
+        keys = settings.GATEWAY_ENCRYPTION_KEYS
+        return vault.unseal(keys, value, row_id=self.id, origin=self.seal_origin).reveal()
+
+
+class PayloadView(models.Model):
+    """Who has looked at which captured payload; it outlives the payload, and nobody can change it."""
+
+    id = models.CharField(primary_key=True, max_length=40, editable=False)
+    at = models.DateTimeField(default=timezone.now, db_index=True)
+    payload_id = models.CharField("request id", max_length=LENGTHS["id"], db_index=True)
+    viewer = models.CharField(max_length=150)
+    address = models.CharField(max_length=60, blank=True, default="")
+
+    class Meta:
+        ordering = ["-at"]
+
+    def __str__(self) -> str:
+        return f"{self.viewer} {self.payload_id}"

@@ -208,10 +208,12 @@ CACHE: Mapping[str, Setting] = {
     "cache_semantic": Setting("", alias_name),
     "cache_similarity": Setting(0.95, number(0.5, 1)),
 }
-ALIAS: Mapping[str, Setting] = {**LIMITS, **CACHE, "adapters": Setting([], aliases.adapters)}
+CAPTURE: Mapping[str, Setting] = {"capture": Setting(0.0, number(0, 100))}  # percent of the requests
+ALIAS: Mapping[str, Setting] = {**LIMITS, **CACHE, **CAPTURE, "adapters": Setting([], aliases.adapters)}
 TEAM: Mapping[str, Setting] = {**LIMITS, **BUDGET}
 KEY: Mapping[str, Setting] = {
     **TEAM,
+    **CAPTURE,
     "end_user_rpm": Setting(0, whole),
     "end_user_tpm": Setting(0, whole),
     "end_user_concurrency": Setting(0, whole),
@@ -337,4 +339,5 @@ def allow(card: KeyCard, values: Mapping[str, Any], team: TeamCard | None) -> Ke
         unknown_price_charge=Decimal(price) if charged else None,
         cache=values["cache"],
         cache_ttl=values["cache_ttl"],
+        capture=values["capture"],
     )

@@ -62,6 +62,7 @@ def alias_card(row: ModelAlias, routes: Iterable[Route]) -> AliasCard:
             limits=allowances.limits_of(values),
             cache=allowances.cache_of(values),
             adapters=tuple(values["adapters"]),
+            capture=values["capture"],
         )
     except FAULTS as error:
         raise BadRow(f"alias {row.name}: {error}") from None

@@ -191,13 +191,19 @@ CACHE_HELP = {
 }
 
 
+CAPTURE_HELP = {
+    "capture": "Of so many percent of the requests what was asked and answered is kept, redacted and sealed, for a few "
+    "days. Of an alias and a key the higher one counts. 0: nothing is kept.",
+}
+
+
 class OptionalNumbers(forms.ModelForm):  # type: ignore[type-arg]
     """An empty number is no limit, and what is not said about the cache stays as it is at first."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         for name, field in self.fields.items():
-            if isinstance(field, forms.IntegerField) or name in CACHE_HELP:
+            if isinstance(field, forms.IntegerField) or name in (*CACHE_HELP, *CAPTURE_HELP):
                 field.required = False
 
 
@@ -220,10 +226,12 @@ class AliasForm(OptionalNumbers):
             "adapters",
             *LIMIT_HELP,
             *CACHE_HELP,
+            *CAPTURE_HELP,
         )
         help_texts = {
             **LIMIT_HELP,
             **CACHE_HELP,
+            **CAPTURE_HELP,
             "name": "What clients send as model: fast for one name, "
             "mistral/* for all that begin so, * for every other.",
             "strategy": "In order: the first route, the next one when it fails. "

@@ -9,7 +9,7 @@ from django.utils.text import capfirst
 
 from providers import aliases as alias_names
 from providers import allowances, newkeys
-from providers.forms import LIMIT_HELP, JSONText, Lines, OptionalNumbers
+from providers.forms import CAPTURE_HELP, LIMIT_HELP, JSONText, Lines, OptionalNumbers
 from providers.models import ClientKey, Team, every_alias
 
 BUDGET_HELP = {"budget": "US dollars a day, a month or in total: 5.00/month, or 50/month, 5/day. Empty: no budget."}
@@ -108,6 +108,7 @@ class ClientKeyForm(BudgetForm):
             "max_tokens": "The most that a request may ask for, and what holds where it asks for nothing.",
             "cache": "On and off count where the alias keeps answers: an alias that is off keeps none.",
             "cache_ttl": "0: as long as the alias says.",
+            **CAPTURE_HELP,
             "max_n": "The most choices that a request may ask for.",
             "address_rpm": "Of each address that calls come from, of IPv6 each /64. 0: no limit. "
             "A publishable key must have it: it is what a script gets that has stolen the key.",

@@ -171,6 +171,15 @@ class Budgeted(models.Model):
         abstract = True
 
 
+class Captured(models.Model):
+    """Whether bodies are kept; docs/capture.md says how."""
+
+    capture = models.FloatField("bodies kept of (%)", default=0.0, db_default=0.0)
+
+    class Meta:
+        abstract = True
+
+
 class Cached(models.Model):
     """How an alias keeps answers; docs/caching.md says what each setting does."""
 
@@ -204,7 +213,7 @@ class Cached(models.Model):
         abstract = True
 
 
-class ModelAlias(Limited, Cached, Row):
+class ModelAlias(Limited, Cached, Captured, Row):
     """A name that clients ask for: exact, `prefix/*`, or `*`."""
 
     ORDERED, WEIGHTED = "ordered", "weighted"
@@ -282,7 +291,7 @@ def every_alias() -> list[str]:
     return ["*"]
 
 
-class ClientKey(Limited, Budgeted, Row):
+class ClientKey(Limited, Budgeted, Captured, Row):
     """What an application holds: an id, a digest and what the key may do. The key itself is shown once and not kept."""
 
     SECRET, PUBLISHABLE = allowances.KINDS

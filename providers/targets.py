@@ -155,6 +155,7 @@ class AliasCard:
     limits: Limits = field(default_factory=Limits)
     cache: CacheCard | None = None
     adapters: tuple[str, ...] = ()  # patterns of what may stand behind `name:`
+    capture: float = 0.0  # percent of its requests whose bodies are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +192,7 @@ class KeyCard:
     unknown_price_charge: Decimal | None = None  # US dollars a request, where unknown_price is "charge"
     cache: str = "alias"  # as the alias says; or "on", or "off"
     cache_ttl: int = 0  # seconds; 0: as the alias says
+    capture: float = 0.0  # percent of its requests whose bodies are kept
 
     def __post_init__(self) -> None:
         if not self.principal:

@@ -19,11 +19,11 @@ ALLOWED = frozenset(
         *("migrate", "check", "create_admin", "clearsessions"),
         *("create_client_key", "rotate_client_key", "revoke_client_key"),
         *("rotate_encryption_key", "rotate_pepper", "rotate_provider_credential"),
-        *("import_config", "diff_config", "export_config", "prune_usage", "rebuild_rollups"),
+        *("import_config", "diff_config", "export_config", "prune_usage", "prune_payloads", "rebuild_rollups"),
     }
 )
 # Run by the schedule, in this order. How long usage is kept is the operator's to say: {"manage": ["prune_usage", ...]}.
-UPKEEP = ("clearsessions",)
+UPKEEP = ("clearsessions", "prune_payloads")
 MIGRATION_LOCK = 0x6C6C6D67  # two deployments at a time migrate one after the other
 
 log = structlog.get_logger("chores")

@@ -77,6 +77,11 @@ def words(name: str, default: str = "") -> list[str]:
     return [word.strip() for word in text(name, default).split(",") if word.strip()]
 
 
+def lines(name: str) -> list[str]:
+    """One value a line, blank lines dropped."""
+    return [line.strip() for line in text(name).splitlines() if line.strip()]
+
+
 def data_dir() -> Path:
     return Path(place("GATEWAY_DATA_DIR", "/tmp/gateway" if on_lambda() else str(BASE_DIR / "data")))  # noqa: S108
 

@@ -18,8 +18,8 @@ import structlog
 from django.conf import settings
 
 from providers import snapshot
+from providers.scrubbing import Scrubber, forms
 from proxysite import env
-from proxysite.scrubbing import Scrubber, forms
 
 JSON, CONSOLE = "json", "console"
 LEVELS = ("debug", "info", "warning", "error")
@@ -143,7 +143,7 @@ def configured(options: Mapping[str, Any]) -> None:
 
 def known_secrets() -> Callable[[], tuple[bytes, ...]]:
     """What this process holds: its own secrets, and the providers' tokens of the catalog that is in force."""
-    own = [settings.SECRET_KEY, settings.GATEWAY_METRICS_TOKEN, env.place("OPENAI_PROXY_KEY")]
+    own = [settings.SECRETS.django_key, settings.GATEWAY_METRICS_TOKEN, env.place("OPENAI_PROXY_KEY")]
     own.append(settings.DATABASES["default"].get("PASSWORD") or "")
     for ring in (settings.GATEWAY_ENCRYPTION_KEYS, settings.GATEWAY_KEY_PEPPERS):
         own += [base64.b64encode(key).decode() for key in ring.values()]

@@ -2,6 +2,7 @@
 
 from django.conf import settings
 
+from ledger.redaction import BadPattern, compiled
 from providers import keys, overlay
 from providers.configfile import ConfigError
 from proxysite.env import Problem
@@ -13,7 +14,7 @@ def problems() -> tuple[Problem, ...]:
     """None in development, whose own warnings say it."""
     if settings.DEBUG:
         return ()
-    return (*settings.SECRETS.problems, *database_problems(), *configuration_problems())
+    return (*settings.SECRETS.problems, *database_problems(), *capture_problems(), *configuration_problems())
 
 
 def database_problems() -> tuple[Problem, ...]:
@@ -21,6 +22,15 @@ def database_problems() -> tuple[Problem, ...]:
     if settings.ON_LAMBDA and settings.DATABASES["default"]["ENGINE"] == SQLITE:
         hint = "Name a PostgreSQL database, or leave it out: the stateless mode needs none."
         return (Problem("DATABASE_URL", "is a SQLite file, which AWS Lambda does not keep", hint),)
+    return ()
+
+
+def capture_problems() -> tuple[Problem, ...]:
+    """A rule that cannot be used would leave what it is for in what is kept."""
+    try:
+        compiled(settings.GATEWAY_CAPTURE_PATTERNS)
+    except BadPattern as error:
+        return (Problem("GATEWAY_CAPTURE_PATTERNS", f"is not usable: {error}", "One pattern of RE2 a line."),)
     return ()
 
 

@@ -54,6 +54,7 @@ GATEWAY_ORDER = (
     "bodies",
     "uploads",
     "metrics",
+    "capturing",
     "redislink",
     "limits",
     "spending",
@@ -97,6 +98,7 @@ PURE = (
     "providers.dialects",
     "providers.predictions",
     *(f"ledger.{name}" for name in ("entries", "usage", "money", "prices", "builtin", "pricebook", "counting")),
+    *("ledger.redaction", "ledger.payloads"),
 )
 
 FORBIDDEN_STEMS = frozenset({"utils", "util", "helpers", "helper", "common", "core", "services", "misc"})

@@ -35,6 +35,7 @@ class ModelAliasAdmin(OwnedAdmin):
         ("Adapters", {"fields": ("adapters",)}),
         ("Limits of all its callers together", {"fields": tuple(allowances.LIMITS)}),
         ("Cached answers", {"fields": tuple(allowances.CACHE)}),
+        ("Captured payloads", {"fields": tuple(allowances.CAPTURE)}),
         ("When things take long", {"fields": ("retry_after_timeout", "early_200")}),
     )
 

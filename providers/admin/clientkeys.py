@@ -35,6 +35,7 @@ ALLOWANCES = [
     ("Pages", {"fields": ("origins", "address_rpm", "address_tpm", "address_concurrency")}),
     ("Limits", {"fields": tuple(allowances.LIMITS)}),
     ("Cached answers", {"fields": ("cache", "cache_ttl")}),
+    ("Captured payloads", {"fields": tuple(allowances.CAPTURE)}),
     ("Money", {"fields": (*allowances.BUDGET, "unknown_price", "tags")}),
     (
         "Each end user",

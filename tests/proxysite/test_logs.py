@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import structlog
 
+from providers.scrubbing import Scrubber
 from proxysite import logs
-from proxysite.scrubbing import Scrubber
 
 CANARY = "sk-canary-" + "77aa77aa77aa"
 HOSTILE = 'a\nb\r\x1b[31mred\x9b31m"quote"\u2028end'

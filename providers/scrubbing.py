@@ -24,7 +24,7 @@ RULES: tuple[tuple[tuple[bytes, ...], "re.Pattern[bytes]", bytes], ...] = (
         rb"\1***",
     ),
     ((b"akia", b"asia", b"aiza"), re.compile(rb"(?<![A-Za-z0-9])(A[KS]IA|AIza)[A-Za-z0-9_-]{16,}"), rb"\1***"),
-    ((b"eyj",), re.compile(rb"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?"), HIDDEN),
+    ((b"eyj",), re.compile(rb"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?"), HIDDEN),
     ((b"bearer",), re.compile(rb"(?i)(bearer\s+)[A-Za-z0-9._~+/=-]{8,}"), rb"\1***"),
     (
         (b"authorization", b"api", b"secret", b"security-t", b"password"),

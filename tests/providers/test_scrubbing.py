@@ -5,7 +5,7 @@ import json
 import pytest
 
 from providers import keys
-from proxysite.scrubbing import Scrubber, forms
+from providers.scrubbing import Scrubber, forms
 
 scrub = Scrubber()
 PLAIN = "q8Zk2LmW7vXc4RtB"  # no form of its own: only its place says that it is a secret
