@@ -12,7 +12,7 @@ import structlog
 from gateway.errors import Overloaded
 from gateway.process import Memory
 from gateway.receipts import Receipt
-from ledger.capture import Taken
+from ledger.payloads import Taken
 from providers.targets import AliasCard
 
 log = structlog.get_logger("capture")

@@ -3,20 +3,21 @@
 import os
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from django.conf import settings
 
-from gateway.capturing import Captures
 from gateway.metrics.emf import Emf
 from gateway.metrics.meters import Meters
 from gateway.metrics.pages import Series
 from gateway.process import Process
 from gateway.sqlthread import paced
-from ledger import capture
 from ledger.journal import Journal
 from ledger.loglines import LogLines
-from ledger.redaction import Redactor
+
+if TYPE_CHECKING:
+    from gateway.capturing import Captures
 
 log = structlog.get_logger("metrics")
 
@@ -31,12 +32,19 @@ class Observer:
         self.meters: Meters | None = None
         self.emf: Emf | None = None
         self.captures: Captures | None = None
+        self.rows: Any = None  # ledger.capture
         self._pruned_at = float("-inf")
 
     def begin(self, process: Process, journal: Journal | LogLines, data_dir: Path | None) -> None:
         """`data_dir` is where the processes of this machine find each other's numbers; None: there is one process."""
         self.process, self.journal = process, journal
         if settings.GATEWAY_CAPTURE:
+            # What needs a database is no part of a start without one.
+            from gateway.capturing import Captures
+            from ledger import capture
+            from ledger.redaction import Redactor
+
+            self.rows = capture
             self.captures = process.captures = Captures(settings.GATEWAY_CAPTURE_BYTES, process.memory)
             self.redactor = Redactor(settings.GATEWAY_CAPTURE_PATTERNS)
         if settings.GATEWAY_EMF:
@@ -61,11 +69,11 @@ class Observer:
         if captures is None or sql is None:
             return
         while batch := captures.batch():
-            await sql(paced, capture.store, batch, self.redactor)
+            await sql(paced, self.rows.store, batch, self.redactor)
             captures.stored(len(batch))
         if self.process.clock() - self._pruned_at > PRUNE:
             self._pruned_at = self.process.clock()
-            await sql(paced, _prune)
+            await sql(paced, self._prune)
 
     def total(self) -> Series | None:
         """The sums over all processes of this machine, None where nothing is counted; reads files."""
@@ -85,7 +93,6 @@ class Observer:
             self.meters = None
         self.process.captures = self.captures = None
 
-
-def _prune() -> None:
-    if count := sum(capture.prune()):
-        log.info("payloads_pruned", count=count)
+    def _prune(self) -> None:
+        if count := sum(self.rows.prune()):
+            log.info("payloads_pruned", count=count)

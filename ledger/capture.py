@@ -4,37 +4,19 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from time import sleep
 
-import msgspec
 from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
 from ledger.journal import PAUSE
 from ledger.models import CapturedPayload, PayloadView
-from ledger.payloads import readable
+from ledger.payloads import Taken, readable
 from ledger.redaction import Redactor
 from ledger.storable import LENGTHS
 from providers import vault
 from providers.ids import uuid7
 
 BATCH = 200
-
-
-class Taken(msgspec.Struct):
-    """One request's bodies as they came and went, cut at the cap."""
-
-    id: str
-    at: float
-    key: str
-    key_name: str
-    alias: str
-    model: str
-    outcome: str
-    request: bytes
-    response: bytes
-    request_bytes: int
-    response_bytes: int
-    stream: bool
 
 
 def store(taken: Sequence[Taken], redactor: Redactor) -> None:

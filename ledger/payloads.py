@@ -13,6 +13,23 @@ PIECES = ("delta", "text")
 DEPTH = 12
 
 
+class Taken(msgspec.Struct):
+    """One request's bodies as they came and went, cut at the cap."""
+
+    id: str
+    at: float
+    key: str
+    key_name: str
+    alias: str
+    model: str
+    outcome: str
+    request: bytes
+    response: bytes
+    request_bytes: int
+    response_bytes: int
+    stream: bool
+
+
 def readable(body: bytes, *, stream: bool) -> str:
     """The text of a body; what is no JSON stays as it is, with what is no UTF-8 replaced."""
     if stream:

@@ -2,7 +2,6 @@
 
 from django.conf import settings
 
-from ledger.redaction import BadPattern, compiled
 from providers import keys, overlay
 from providers.configfile import ConfigError
 from proxysite.env import Problem
@@ -27,6 +26,10 @@ def database_problems() -> tuple[Problem, ...]:
 
 def capture_problems() -> tuple[Problem, ...]:
     """A rule that cannot be used would leave what it is for in what is kept."""
+    if not settings.GATEWAY_CAPTURE_PATTERNS:
+        return ()
+    from ledger.redaction import BadPattern, compiled
+
     try:
         compiled(settings.GATEWAY_CAPTURE_PATTERNS)
     except BadPattern as error:

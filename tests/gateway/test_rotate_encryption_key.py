@@ -57,7 +57,11 @@ SECRETS = [f"secret-{n}" for n in range(7)]
 
 
 def test_every_sealed_column_is_found_by_looking_at_the_models() -> None:
-    assert [str(column) for column in reseal.columns()] == ["providers.Credential.sealed"]
+    assert [str(column) for column in reseal.columns()] == [
+        "providers.Credential.sealed",
+        "ledger.CapturedPayload.request",
+        "ledger.CapturedPayload.response",
+    ]
 
 
 def test_r50_the_way_from_the_old_key_to_the_new_one(stored: list[Credential], settings: Settings) -> None:
