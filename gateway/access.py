@@ -4,7 +4,7 @@ from typing import Any
 
 import structlog
 
-from gateway.receipts import Call
+from gateway.receipts import Call, Receipt
 
 log = structlog.get_logger("access")
 
@@ -25,7 +25,7 @@ def write(call: Call, method: str, path: str) -> None:
     receipt = call.receipt
     if receipt is not None:
         last = receipt.attempts[-1] if receipt.attempts else None
-        usage, line, upstream = receipt.usage, receipt.line, receipt.upstream_seconds(now)
+        usage, line, upstream = receipt.usage, receipt.line, upstream_seconds(receipt, now)
         fields.update(
             end=receipt.outcome,
             cache=receipt.cache or None,
@@ -52,3 +52,14 @@ def write(call: Call, method: str, path: str) -> None:
 
 def _ms(seconds: float) -> float:
     return round(seconds * 1000, 1)
+
+
+def upstream_seconds(receipt: Receipt, now: float) -> float:
+    """What was spent on providers: each attempt, and of a stream the time until its end as well."""
+    if not receipt.attempts:
+        return 0.0
+    last = receipt.attempts[-1]
+    spent = sum(attempt.milliseconds for attempt in receipt.attempts) / 1000
+    if receipt.ask.stream and last.outcome in ("ok", "pending"):
+        spent += now - last.started - last.milliseconds / 1000
+    return spent

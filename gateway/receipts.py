@@ -362,16 +362,6 @@ class Receipt:
             saved=self.saved,
         )
 
-    def upstream_seconds(self, now: float) -> float:
-        """What was spent on providers: each attempt, and of a stream the time until its end as well."""
-        if not self.attempts:
-            return 0.0
-        last = self.attempts[-1]
-        spent = sum(attempt.milliseconds for attempt in self.attempts) / 1000
-        if self.ask.stream and last.outcome in ("ok", "pending"):
-            spent += now - last.started - last.milliseconds / 1000
-        return spent
-
 
 NO_USAGE = Usage()
 

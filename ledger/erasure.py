@@ -8,7 +8,7 @@ from django.db import transaction
 from django.db.models import QuerySet
 
 from ledger.journal import PAUSE
-from ledger.models import Alert, BudgetAccount, DailyRollup, UsageRecord
+from ledger.models import Alert, BudgetAccount, CapturedPayload, DailyRollup, UsageRecord
 from ledger.money import ZERO, units
 from ledger.rollups import NAMES, SUMS, Total, move
 
@@ -19,7 +19,8 @@ PERIODS = ("day", "month", "total")
 def erase(end_user: str, key_ids: Collection[str], *, dry_run: bool = False) -> dict[str, int]:
     """Take the name out of usage rows, daily totals, budgets and alerts; how many of each. No ids: under every key.
 
-    It may be stopped at any moment and run again. A budget's account loses the name and goes on counting.
+    What was captured of their requests is deleted. It may be stopped at any moment and run again. A budget's account
+    loses the name and goes on counting.
     """
     mine = {"key_id__in": list(key_ids)} if key_ids else {}
     accounts = BudgetAccount.objects.filter(subject=end_user)
@@ -34,6 +35,7 @@ def erase(end_user: str, key_ids: Collection[str], *, dry_run: bool = False) -> 
     if dry_run:
         return found
     for part in _parts(rows):
+        CapturedPayload.objects.filter(pk__in=part).delete()  # what somebody said names them better than any name
         UsageRecord.objects.filter(pk__in=part).update(end_user="")
     for part in _parts(totals):
         _merge(part)

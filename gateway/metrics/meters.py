@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway import errors
+from gateway.access import upstream_seconds
 from gateway.metrics import families as f
 from gateway.metrics.pages import Page, Series, Shelf
 from gateway.process import Process
@@ -84,7 +85,7 @@ class Meters:
         now = receipt.process.clock()
         total = now - receipt.call.started
         page.observe(f.DURATION, spots.duration, micros(total))
-        page.observe(f.OVERHEAD, spots.overhead, micros(max(0.0, total - receipt.upstream_seconds(now))))
+        page.observe(f.OVERHEAD, spots.overhead, micros(max(0.0, total - upstream_seconds(receipt, now))))
         if receipt.ttft is not None:
             page.observe(f.FIRST_BYTE, spots.first_byte, micros(receipt.ttft))
             if line.stream and line.tokens_out > 1:

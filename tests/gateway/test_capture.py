@@ -15,8 +15,8 @@ from django.test import override_settings
 from django.utils import timezone
 
 from gateway import capturing
-from ledger import capture
-from ledger.models import CapturedPayload, PayloadView
+from ledger import capture, erasure
+from ledger.models import CapturedPayload, PayloadView, UsageRecord
 from providers import vault
 from providers.models import ClientKey, ModelAlias
 from providers.reseal import rewrap, status
@@ -276,3 +276,12 @@ def test_more_than_all_of_the_requests_cannot_be_asked_for(model: Any) -> None:
     with pytest.raises(ValidationError) as raised:
         row.full_clean()
     assert "capture" in raised.value.message_dict
+
+
+@pytest.mark.django_db
+def test_what_an_erased_end_user_said_goes_with_the_name() -> None:
+    for name in ("anna", "bob"):
+        payload(f"req_{name}")
+        UsageRecord.objects.create(id=f"req_{name}", started_at=timezone.now(), end_user=name)
+    erasure.erase("anna", [])
+    assert [row.id for row in CapturedPayload.objects.all()] == ["req_bob"]
