@@ -62,7 +62,7 @@ def read(scope: dict[str, Any]) -> Head:
         token.strip().decode("latin-1"),
         found.get(b"content-length"),
         found.get(b"content-encoding", b"").strip().lower(),
-        scope["method"] not in BODILESS and not _is_json(found.get(b"content-type", b"")),
+        scope["method"] not in BODILESS and not is_json(found.get(b"content-type", b"")),
         found.get(PROVIDER, b"").strip().decode("latin-1"),
         forwarded,
         found[b"origin"].decode("latin-1") if b"origin" in found else "",
@@ -70,7 +70,8 @@ def read(scope: dict[str, Any]) -> Head:
     )
 
 
-def _is_json(content_type: bytes) -> bool:
+def is_json(content_type: bytes) -> bool:
+    """Whether a body of that type is read as JSON, and so for its model."""
     if content_type in JSON:
         return True
     kind = content_type.partition(b";")[0].strip().lower()

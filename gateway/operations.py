@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote_to_bytes
 import msgspec
 from django.http import HttpRequest
 
-from gateway import asks, mentions, places
+from gateway import asks, heads, mentions, places
 from gateway.asks import MAX_MODEL_CHARS, Ask, Form
 from gateway.errors import BadRequest, NotFound, NoWebSocket
 from gateway.places import Place
@@ -20,7 +20,6 @@ from gateway.requests import APIRequest
 from providers.allowances import OTHER
 
 JSON = "application/json"
-FORM = "application/x-www-form-urlencoded"  # what curl says of any body
 MAX_PATH = 2_000
 # Methods that only look or take away: no provider charges for them, nor for what only keeps things.
 FREE_METHODS = frozenset({"GET", "HEAD", "DELETE"})
@@ -99,9 +98,11 @@ def family(path: str) -> str:
 
 
 def with_body(ask: Ask, body: bytes, content_type: str) -> Ask:
-    """The ask with its body. A JSON object is read for its model and made anew, anything else goes on as it came."""
-    kind = content_type.partition(";")[0].strip().lower()
-    if kind not in ("", JSON, FORM):
+    """The ask with its body. A JSON object is read for its model and made anew, whatever the client calls it.
+
+    Anything else comes here with a method that asks for no work, and goes on as it came.
+    """
+    if not heads.is_json(content_type.encode("latin-1", "replace")):
         if not content_type.isascii() or not content_type.isprintable():
             raise BadRequest("The header `content-type` holds characters that are not printable ASCII.")
         return replace(ask, whole=body, content_type=content_type)

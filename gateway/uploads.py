@@ -14,7 +14,7 @@ import msgspec
 
 from gateway.asks import MAX_END_USER_CHARS, MAX_MODEL_CHARS, Ask
 from gateway.bodies import Incoming
-from gateway.errors import BadRequest
+from gateway.errors import BadRequest, UnsupportedMedia
 from gateway.multipart import MULTIPART, Scanner, boundary_of, text_part
 from gateway.receipts import Call
 from gateway.spool import WINDOW, Spool
@@ -27,12 +27,16 @@ MODELLESS_PATHS = ("/audio/voices", "/audio/voice_consents", "/content_provenanc
 
 
 async def with_upload(ask: Ask, call: Call, incoming: Incoming, content_type: str) -> Ask:
-    """The ask with its body, of which no more has come than tells the model. Raises BadRequest."""
+    """The ask with its body, of which no more has come than tells the model. Raises BadRequest and UnsupportedMedia."""
     if not content_type.isascii() or not content_type.isprintable():
         raise BadRequest("The header `content-type` holds characters that are not printable ASCII.")
+    is_modelless = ask.endpoint in MODELLESS or ask.path.startswith(MODELLESS_PATHS)
+    if not is_modelless and not is_form(content_type):
+        # Some servers read JSON under any name: it must not get past those who look for its model.
+        raise UnsupportedMedia("This operation takes JSON or multipart/form-data; say so in `content-type`.")
     upload = Upload(call, incoming, content_type)
     ask = replace(ask, upload=upload, whole=None, content_type=content_type)
-    if not is_form(content_type) or ask.endpoint in MODELLESS or ask.path.startswith(MODELLESS_PATHS):
+    if is_modelless:
         return ask
     key = call.key
     # What a limit hangs on may stand behind the file.

@@ -393,3 +393,26 @@ async def test_a_file_that_is_cut_off_on_its_way_up_costs_nothing(door: Door, sc
     sending.cancel()
     [row] = await door.rows(1)
     assert (row.outcome, row.usage_source, row.cost) == ("client_cancelled", "none", Decimal(0))
+
+
+@pytest.mark.parametrize(
+    ("content_type", "status"),
+    [
+        ("application/json", 404),
+        ("text/plain", 404),
+        ("application/vnd.x+json; charset=utf-8", 404),
+        ("application/x-www-form-urlencoded", 404),
+        ("application/octet-stream", 415),
+        ("text/json", 415),
+        ("*/*", 415),
+    ],
+)
+async def test_json_under_another_name_does_not_get_past_the_scope_of_a_key(
+    door: Door, scripted: ScriptedUpstream, content_type: str, status: int
+) -> None:
+    _, token = await sync_to_async(client_key)("narrow", aliases=["fast"])
+    content = b'{"model":"lab/dear","input":"Hello","voice":"alloy"}'
+    for path in ("/audio/speech", "/images/generations", "/something/new"):
+        answer = await post(door, path, content, content_type, authorization=f"Bearer {token}")
+        assert (answer.status_code, path) == (status, path)
+    assert scripted.requests == []
