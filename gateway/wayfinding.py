@@ -137,8 +137,10 @@ def _named(call: Call, key: KeyCard, config: Catalog) -> ProviderCard | None:
 
 
 def _default(ask: Ask, key: KeyCard, config: Catalog) -> ProviderCard | None:
-    """The provider of the first alias that the key may use: the oldest row, the first in the file."""
+    """The one that the key says, else that of the first alias that it may use: the oldest row, the first in a file."""
     for provider in usable_by(key, config):
+        if key.default_provider and provider.name != key.default_provider:
+            continue
         if ask.form is not Form.MESSAGES or has_messages(provider):
             return provider
     return None

@@ -37,6 +37,7 @@ MAX_WHOLE = 2_000_000_000
 MAX_ITEMS = 100
 MAX_TAGS = 20
 MAX_AMOUNT = Decimal(1_000_000_000)
+PROVIDER_NAME = re.compile(r"[A-Za-z0-9_-]{0,60}")
 AMOUNT = re.compile(r"[0-9]{1,10}(\.[0-9]{1,6})?")
 
 
@@ -141,6 +142,12 @@ def tags(value: Any) -> dict[str, str]:
     return dict(value)
 
 
+def provider_name(value: Any) -> str:
+    if not isinstance(value, str) or not PROVIDER_NAME.fullmatch(value):
+        raise ValueError("must be the name of a provider, such as openai")
+    return value
+
+
 def unknown_price(value: Any) -> str:
     """`allow`, `block`, or what each request of unknown price is charged, such as 0.05."""
     if value in UNKNOWN_PRICE:
@@ -228,6 +235,7 @@ KEY: Mapping[str, Setting] = {
     "address_concurrency": Setting(0, whole),
     "tags": Setting({}, tags),
     "unknown_price": Setting("allow", unknown_price),
+    "default_provider": Setting("", provider_name),
     "cache": Setting("alias", one_of(*KEY_CACHE)),
     "cache_ttl": Setting(0, seconds),
 }
@@ -335,6 +343,7 @@ def allow(card: KeyCard, values: Mapping[str, Any], team: TeamCard | None) -> Ke
         tags=values["tags"],
         budgets=budgets_of(values["budget"], alerts, "key", owner),
         end_user_budget=end_user[0] if end_user else None,
+        default_provider=values["default_provider"],
         unknown_price="charge" if charged else price,
         unknown_price_charge=Decimal(price) if charged else None,
         cache=values["cache"],

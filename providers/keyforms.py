@@ -110,6 +110,7 @@ class ClientKeyForm(BudgetForm):
             "cache_ttl": "0: as long as the alias says.",
             **CAPTURE_HELP,
             "max_n": "The most choices that a request may ask for.",
+            "default_provider": "Where calls go that name no model, such as files. Empty: the oldest alias's.",
             "address_rpm": "Of each address that calls come from, of IPv6 each /64. 0: no limit. "
             "A publishable key must have it: it is what a script gets that has stolen the key.",
             "end_user_rpm": "Of each end user that the application names. 0: no limit.",

@@ -322,6 +322,8 @@ class ClientKey(Limited, Budgeted, Captured, Row):
     address_tpm = models.PositiveIntegerField("tokens a minute of an address", default=0, db_default=0)
     address_concurrency = models.PositiveIntegerField("requests at once of an address", default=0, db_default=0)
     tags = models.JSONField(default=dict, db_default={}, blank=True)
+    # By its name, so that a configuration file may say it too.
+    default_provider = models.CharField(max_length=60, blank=True, default="", db_default="")
     unknown_price = models.CharField("where no price is known", max_length=20, default="allow", db_default="allow")
     cache = models.CharField(
         "cached answers",

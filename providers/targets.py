@@ -188,6 +188,7 @@ class KeyCard:
     end_user_budget: BudgetCard | None = None
     address_limits: Limits = field(default_factory=Limits)  # of each address that calls come from
     origins: tuple[str, ...] = ()  # of pages that may use it, or, of a secret key, the tokens that it mints
+    default_provider: str = ""  # for requests that name neither a model nor a provider; "": the oldest alias's
     unknown_price: str = "allow"  # or "block", or "charge"
     unknown_price_charge: Decimal | None = None  # US dollars a request, where unknown_price is "charge"
     cache: str = "alias"  # as the alias says; or "on", or "off"

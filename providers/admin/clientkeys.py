@@ -31,7 +31,7 @@ FACTS = (
     "source",
 )
 ALLOWANCES = [
-    ("What it may ask for", {"fields": ("aliases", "endpoints", "max_tokens", "max_n", "cidrs")}),
+    ("What it may ask for", {"fields": ("aliases", "endpoints", "default_provider", "max_tokens", "max_n", "cidrs")}),
     ("Pages", {"fields": ("origins", "address_rpm", "address_tpm", "address_concurrency")}),
     ("Limits", {"fields": tuple(allowances.LIMITS)}),
     ("Cached answers", {"fields": ("cache", "cache_ttl")}),

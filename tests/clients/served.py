@@ -54,13 +54,13 @@ class Gateway:
         return httpx.AsyncClient(base_url=self.url, headers=headers, trust_env=False, timeout=20, **options)
 
 
-async def configure(data_dir: Path, text: str) -> str:
+async def configure(data_dir: Path, text: str, values: dict[str, str] = VALUES) -> str:
     """Migrate, import the configuration, make a key: its token."""
     file = data_dir / "gateway.yaml"
     file.write_text(text)
     answer = ""
     for arguments in (("migrate",), ("import_config", str(file)), ("create_client_key", "app", "--json")):
-        done, _ = await asyncio.to_thread(manage, data_dir, *arguments, **VALUES)
+        done, _ = await asyncio.to_thread(manage, data_dir, *arguments, **values)
         assert done.returncode == 0, done.stdout + done.stderr
         answer = done.stdout
     token: str = json.loads(answer)["key"]

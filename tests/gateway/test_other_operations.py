@@ -125,6 +125,16 @@ async def test_case_41_a_path_prefix_and_a_header_both_pick_the_provider(two: Do
         assert refused.json()["error"]["message"] == said.format(name)
 
 
+async def test_a_key_says_where_calls_go_that_say_nothing_themselves(two: Door, scripted: ScriptedUpstream) -> None:
+    scripted.default = json_answer({"object": "list", "data": []})
+    async with two.http() as http:
+        for name, status in (("openai-eu", 200), ("lab", 200), ("secret", 404)):
+            token = (await sync_to_async(client_key)(name, aliases=["fast", "eu/*"], default_provider=name))[1]
+            answer = await http.get("/files", headers={"authorization": f"Bearer {token}"})
+            assert answer.status_code == status
+    assert [request.target for request in scripted.requests] == ["/eu/v1/files", "/lab/v1/files"]
+
+
 async def test_a_named_provider_narrows_the_routes_of_a_model(two: Door, scripted: ScriptedUpstream) -> None:
     scripted.default = json_answer({"id": "c", "object": "chat.completion", "choices": []})
     async with two.http() as http:

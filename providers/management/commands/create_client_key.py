@@ -15,7 +15,7 @@ from providers.models import ClientKey, Team
 
 SETTINGS = (
     *("rpm", "burst", "tpm", "concurrency", "budget", "max_tokens", "max_n", "unknown_price"),
-    *("address_rpm", "end_user_rpm", "end_user_budget"),
+    *("address_rpm", "end_user_rpm", "end_user_budget", "default_provider"),
 )
 LISTS = {"endpoints": "endpoint", "cidrs": "cidr", "origins": "origin"}
 
@@ -41,6 +41,9 @@ class Command(ActingCommand):
         parser.add_argument("--endpoint", action="append", metavar="NAME", help="such as embeddings (default: all)")
         parser.add_argument(
             "--cidr", action="append", metavar="NETWORK", help="where calls may come from (192.0.2.0/24)"
+        )
+        parser.add_argument(
+            "--default-provider", metavar="NAME", help="where calls go that name no model: files, batches"
         )
         parser.add_argument("--max-tokens", type=int, metavar="N", help="the most output tokens that may be asked for")
         parser.add_argument("--max-n", type=int, metavar="N", help="the most choices (n) that may be asked for")
