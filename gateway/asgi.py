@@ -109,7 +109,7 @@ class GatewayHandler(ASGIHandler):
         elif not 0 < (bodies.declared_length(head.content_length) or 0) <= reports.MAX_BYTES:
             raise BodyTooLarge(f"Send a report of at most {reports.MAX_BYTES} bytes, with its Content-Length.")
         call.provider = call.place.provider or head.provider
-        call.forwarded = head.forwarded
+        call.forwarded, call.explains = head.forwarded, head.explains
         incoming, body = None, b""
         if head.is_upload:
             incoming = bodies.Incoming(call, receive, head.content_length, head.content_encoding)

@@ -14,7 +14,9 @@ from providers.ids import uuid7
 CREDENTIALS = (b"authorization", b"api-key", b"x-api-key")
 PROVIDER = b"x-gateway-provider"
 END_USER = b"x-gateway-end-user"
-READ = frozenset({*CREDENTIALS, b"content-length", b"content-encoding", b"content-type", b"origin", PROVIDER, END_USER})
+EXPLAIN = b"x-gateway-explain"
+OWN = (PROVIDER, END_USER, EXPLAIN)
+READ = frozenset({*CREDENTIALS, *OWN, b"content-length", b"content-encoding", b"content-type", b"origin"})
 # What is read as JSON: it says so, says nothing, or is what a client says that knows no better (curl, a browser that
 # spares itself the preflight). All else is passed on as it comes.
 JSON = frozenset({b"", b"application/json", b"application/x-www-form-urlencoded", b"text/plain"})
@@ -39,6 +41,7 @@ class Head:
     forwarded: list[tuple[str, str]]
     origin: str  # of the page that calls, "" where it is none
     end_user: bytes | None  # whom a server names that holds a secret key
+    explains: bool  # nothing is to be done, only said what would be
 
 
 def read(scope: dict[str, Any]) -> Head:
@@ -67,6 +70,7 @@ def read(scope: dict[str, Any]) -> Head:
         forwarded,
         found[b"origin"].decode("latin-1") if b"origin" in found else "",
         found.get(END_USER),
+        found.get(EXPLAIN, b"0") not in (b"0", b""),
     )
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+import msgspec
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 
 from gateway import asks
@@ -11,6 +12,7 @@ from gateway.asks import Ask, Form
 from gateway.bodies import Incoming
 from gateway.delivery import deliver, deliver_early
 from gateway.errors import UnsupportedMedia
+from gateway.explaining import explained
 from gateway.forwarding import forward
 from gateway.places import Place
 from gateway.receipts import Call, open_receipt
@@ -61,9 +63,11 @@ async def handle(request: HttpRequest, endpoint: Endpoint) -> HttpResponse | Str
     if incoming is not None and not endpoint.takes_uploads:
         raise UnsupportedMedia("This endpoint takes JSON: send it with `content-type: application/json`.")
     ask = endpoint.parse(request, call.place)
-    if incoming is not None:
+    if incoming is not None and not call.explains:
         ask = await with_upload(ask, call, incoming, request.headers.get("content-type", ""))
     async with open_receipt(call, ask) as receipt:
+        if call.explains:
+            return HttpResponse(msgspec.json.encode(await explained(ask, receipt)), content_type="application/json")
         grant = await admit(ask, receipt)
         if receipt.process.captures is not None:
             receipt.process.captures.begin(receipt, grant.alias, request.body if incoming is None else b"")

@@ -65,6 +65,7 @@ class Call:
     caller: Callable[[], str] = str  # the address that the call comes from, "" where it is not known
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)  # for the answer, whatever it will be
     place: Place = NOWHERE
+    explains: bool = False  # the client only wants to know what would become of it
     provider: str = ""  # the one that the client names, "" where it leaves that to the gateway
     forwarded: list[tuple[str, str]] = field(default_factory=list)  # what of its head goes on to the provider
     closing: Callable[[], None] | None = None  # lets go of a body that is not held in memory alone

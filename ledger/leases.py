@@ -5,9 +5,10 @@ it. Everything blocks, and runs on the SQL thread. Units throughout (ledger.mone
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from decimal import Decimal
 
 from django.db import connection, transaction
 from django.db.models import DateTimeField, ExpressionWrapper, F
@@ -135,6 +136,11 @@ def beat(holder_id: str, *, seconds: int = 0) -> bool:
         return True
     LeaseHolder.objects.bulk_create([LeaseHolder(id=holder_id, seen_at=seen_at)], ignore_conflicts=True)
     return False
+
+
+def spent(account_ids: Sequence[str]) -> dict[str, Decimal]:
+    """US dollars by account; one that nothing was spent of may be missing."""
+    return {row.id: row.spent or ZERO for row in BudgetAccount.objects.filter(pk__in=account_ids)}
 
 
 def sweep() -> int:

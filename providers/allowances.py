@@ -159,6 +159,12 @@ def unknown_price(value: Any) -> str:
     return str(value)
 
 
+def flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
+
+
 def one_of(*words: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         # YAML reads a bare `on` as true.
@@ -238,6 +244,7 @@ KEY: Mapping[str, Setting] = {
     "default_provider": Setting("", provider_name),
     "cache": Setting("alias", one_of(*KEY_CACHE)),
     "cache_ttl": Setting(0, seconds),
+    "may_explain": Setting(False, flag),
 }
 
 
@@ -349,4 +356,5 @@ def allow(card: KeyCard, values: Mapping[str, Any], team: TeamCard | None) -> Ke
         cache=values["cache"],
         cache_ttl=values["cache_ttl"],
         capture=values["capture"],
+        may_explain=values["may_explain"],
     )

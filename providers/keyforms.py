@@ -109,6 +109,7 @@ class ClientKeyForm(BudgetForm):
             "cache": "On and off count where the alias keeps answers: an alias that is off keeps none.",
             "cache_ttl": "0: as long as the alias says.",
             **CAPTURE_HELP,
+            "may_explain": "With the header x-gateway-explain: 1 it is told routes, prices, limits and what is left.",
             "max_n": "The most choices that a request may ask for.",
             "default_provider": "Where calls go that name no model, such as files. Empty: the oldest alias's.",
             "address_rpm": "Of each address that calls come from, of IPv6 each /64. 0: no limit. "

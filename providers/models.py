@@ -333,6 +333,7 @@ class ClientKey(Limited, Budgeted, Captured, Row):
         db_default="alias",
     )
     cache_ttl = models.PositiveIntegerField("cached answers are good for (s)", default=0, db_default=0)
+    may_explain = models.BooleanField("may ask for explanations", default=False, db_default=False)
     # Limits and budgets are counted under this id: its own where empty, else the key's that it took the place of.
     principal = models.CharField(max_length=40, blank=True, default="", db_default="", editable=False, db_index=True)
     # The key that took this one's place.

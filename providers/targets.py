@@ -194,6 +194,7 @@ class KeyCard:
     cache: str = "alias"  # as the alias says; or "on", or "off"
     cache_ttl: int = 0  # seconds; 0: as the alias says
     capture: float = 0.0  # percent of its requests whose bodies are kept
+    may_explain: bool = False  # x-gateway-explain tells of routes, prices and limits
 
     def __post_init__(self) -> None:
         if not self.principal:

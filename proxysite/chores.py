@@ -17,7 +17,7 @@ from django.db import connection
 ALLOWED = frozenset(
     {
         *("migrate", "check", "create_admin", "clearsessions"),
-        *("create_client_key", "rotate_client_key", "revoke_client_key"),
+        *("create_client_key", "rotate_client_key", "revoke_client_key", "explain"),
         *("rotate_encryption_key", "rotate_pepper", "rotate_provider_credential"),
         *("import_config", "diff_config", "export_config", "prune_usage", "prune_payloads", "rebuild_rollups"),
     }

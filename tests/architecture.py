@@ -63,6 +63,7 @@ GATEWAY_ORDER = (
     "outgoing",
     "caching",
     "admission",
+    "explaining",
     "predictions",
     "reading",
     "sleepers",

@@ -77,6 +77,25 @@ class Cache:
         serving.mark(receipt, serving.BYPASS)
         return Found(ask)
 
+    async def peek(
+        self, ask: Ask, alias: AliasCard, key: KeyCard, target: Target, receipt: Receipt, config: Catalog
+    ) -> dict[str, str]:
+        """What `look` would find for one answer, and its name; nothing is counted, and nobody is waited for."""
+        wish = wishes.wish(ask, alias, key, receipt.call.header(b"cache-control"))
+        if wish is None or ask.form is not Form.COMPLETION:
+            return {"state": serving.BYPASS}
+        if ask.endpoint == "embeddings":
+            return {"state": "item by item"}
+        shelf = Shelf(self.memory, self.shared, self.wall, alias, key, config, wish, receipt.call.forwarded)
+        sent = ask.bounded(OUTPUT_CAP) if budgets_of(key, config) else ask
+        try:
+            name = shelf.namer(sent, target)("answer", identity.request_of(sent, target))
+        except NotComparable:
+            return {"state": serving.BYPASS}
+        kept = await shelf.find(name) if wish.read else None
+        fresh = kept is not None and shelf.is_fresh(kept)
+        return {"state": "hit" if fresh else "miss" if kept is None else "stale", "key": name.hex()}
+
     async def _answer(self, ask: Ask, sent: Ask, target: Target, shelf: Shelf, receipt: Receipt) -> Found:
         values = identity.request_of(sent, target)
         namer = shelf.namer(sent, target)

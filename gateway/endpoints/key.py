@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
-from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -14,8 +13,9 @@ from ninja import Router
 from gateway.limits.claims import Standing, claim
 from gateway.pipeline import call_of
 from gateway.receipts import Call
+from ledger import leases
 from ledger.budgets import place_of
-from ledger.models import BudgetAccount, DailyRollup
+from ledger.models import DailyRollup
 from ledger.money import ZERO
 from providers.allowances import SECRET
 from providers.targets import AliasCard, BudgetCard, KeyCard, Limits
@@ -125,7 +125,7 @@ async def _budgets(call: Call, cards: Sequence[BudgetCard], subject: str = "") -
         return []
     places = [place_of(card, subject, call.at) for card in cards]
     assert call.process.sql is not None
-    spent = await call.process.sql(_spent, [place.id for place in places])
+    spent = await call.process.sql(leases.spent, [place.id for place in places])
     return [
         {
             "period": card.period,
@@ -135,7 +135,3 @@ async def _budgets(call: Call, cards: Sequence[BudgetCard], subject: str = "") -
         }
         for card, place in zip(cards, places, strict=True)
     ]
-
-
-def _spent(accounts: list[str]) -> dict[str, Decimal]:
-    return {row.id: row.spent or ZERO for row in BudgetAccount.objects.filter(pk__in=accounts)}

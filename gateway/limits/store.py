@@ -184,6 +184,10 @@ class Store:
             self._tell("beat", values)
             return dict(self._ask("others", values))
 
+    def modes(self) -> dict[str, str]:
+        """The other processes that live, each with where it counts."""
+        return dict(self._ask("others", {**self._now(), "process": self.process}))
+
     def living(self) -> dict[str, frozenset[str]]:
         """Every process that lives, with the ids of its encryption keys."""
         return {process: frozenset(ids.split(",")) for process, ids in self._ask("living", self._now())}

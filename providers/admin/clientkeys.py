@@ -36,6 +36,7 @@ ALLOWANCES = [
     ("Limits", {"fields": tuple(allowances.LIMITS)}),
     ("Cached answers", {"fields": ("cache", "cache_ttl")}),
     ("Captured payloads", {"fields": tuple(allowances.CAPTURE)}),
+    ("Explanations", {"fields": ("may_explain",)}),
     ("Money", {"fields": (*allowances.BUDGET, "unknown_price", "tags")}),
     (
         "Each end user",
