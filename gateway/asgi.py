@@ -57,6 +57,8 @@ class GatewayHandler(ASGIHandler):
         call.caller, call.header = partial(heads.caller, scope), partial(heads.value, scope)
         call.place = places.read(scope["path"])
         path = call.place.path
+        if process.traces is not None:
+            call.trace = process.traces.begin(call.header)
         try:
             await self._serve(call, scope, path, receive, send)
         except bodies.ClientGone:
@@ -72,6 +74,8 @@ class GatewayHandler(ASGIHandler):
             call.release()
             if process.meters is not None:
                 process.meters.answered(call)
+            if call.trace is not None and process.traces is not None:
+                process.traces.finished(call)
             if self.access_log:
                 access.write(call, scope["method"], path)
 

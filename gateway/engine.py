@@ -132,6 +132,7 @@ class Engine:
             asyncio.create_task(self._every(REFRESH, self._try_out)),
             asyncio.create_task(self._every(REFRESH, self.observer.look)),
             asyncio.create_task(self._every(REFRESH, self._keep)),
+            asyncio.create_task(self._every(REFRESH, self._export)),
         ]
         if self.durable_open:
             self._tasks.append(asyncio.create_task(self._every(LOSE, self._lose)))
@@ -172,7 +173,7 @@ class Engine:
             except Exception:
                 log.exception("last_drain_failed")
             self.journal.close()
-            self.observer.end()
+            await self.observer.end()
             await self.sql(close_connections)
             self._sql.shutdown()
         self.process, self.journal, self._sql, self._tasks, self._starting = None, None, None, [], None
@@ -230,7 +231,7 @@ class Engine:
         while self.pauses.resting and self._at_work:
             self._at_rest.clear()
             await self._at_rest.wait()
-        self.observer.flush()
+        await self._without_noise("telemetry", self.observer.flush())
         await self._without_noise("captured payloads", self.observer.keep())
         while self.journal.pending and await self.sql(self.journal.drain, DRAIN_LINES):
             pass
@@ -340,6 +341,10 @@ class Engine:
     async def _keep(self) -> None:
         if not self.pauses.resting:
             await self._without_noise("captured payloads", self.observer.keep())
+
+    async def _export(self) -> None:
+        if not self.pauses.resting:
+            await self._without_noise("telemetry", self.observer.export())
 
     async def _adopt(self) -> None:
         assert self.journal is not None

@@ -291,8 +291,8 @@ class StreamInterrupted(UpstreamError):
 class UpstreamRefused(UpstreamError):
     """The provider's own refusal, in OpenAI's shape, with its status, code and param kept.
 
-    `upstream_status` is what the provider answered, where `status` had to differ; `original` is its text, for the log
-    only: masked, and at most 2,000 characters.
+    `upstream_status` is what the provider answered, where `status` had to differ; `original` is its text, for what is
+    captured only: masked, and at most 2,000 characters.
     """
 
     def __init__(

@@ -17,6 +17,7 @@ from gateway.receipts import Attempt
 from gateway.refusals import AUTH_FAILED
 from gateway.relays import Reply
 from gateway.sleepers import until_awake
+from gateway.tracing.context import new_span
 from gateway.upstream import UpstreamReply
 from providers.targets import Target
 
@@ -118,6 +119,8 @@ async def _attempt(grant: Grant, target: Target, *, waits: bool) -> Reply:
     clock, breakers = receipt.process.clock, receipt.process.breakers
     attempt = Attempt(target, clock())
     receipt.attempts.append(attempt)
+    if receipt.call.trace is not None:
+        attempt.span = new_span()
     if breakers.open:
         breakers.begin(target)
     try:
@@ -132,9 +135,16 @@ async def _attempt(grant: Grant, target: Target, *, waits: bool) -> Reply:
             breakers.failed(target, exc, clock() - attempt.started)
         if isinstance(exc, UpstreamRefused):
             attempt.status = exc.upstream_status
+            # Not its words: a provider may quote the prompt.
             log.warning(
-                "upstream_refused", request_id=receipt.call.id, provider=target.provider.name, original=exc.original
+                "upstream_refused",
+                request_id=receipt.call.id,
+                provider=target.provider.name,
+                status=exc.upstream_status,
+                bytes=len(exc.original),
             )
+            if receipt.capture is not None:
+                receipt.capture.add(exc.original.encode() + b"\n")
         raise
     except asyncio.CancelledError:
         attempt.outcome = "cancelled"
@@ -150,7 +160,8 @@ async def _attempt(grant: Grant, target: Target, *, waits: bool) -> Reply:
 async def _ask_upstream(grant: Grant, target: Target, attempt: Attempt, seconds: float) -> Reply:
     """One exchange, whose first byte must have come within so many seconds."""
     ask, receipt, timeouts = grant.ask, grant.receipt, target.provider.timeouts
-    call = outgoing(ask, target, receipt.call.forwarded)
+    forwarded, trace = receipt.call.forwarded, receipt.call.trace
+    call = outgoing(ask, target, forwarded if trace is None else [*forwarded, *trace.told(attempt.span)])
     receipt.total_deadline = attempt.started + timeouts.total
     with receipt.within(seconds, _no_first_byte):
         upstream = await _sent(grant, target, attempt, call)

@@ -1,7 +1,9 @@
 """What watches a process: its numbers, for whoever reads them; nothing is made where nobody does."""
 
+import asyncio
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +20,19 @@ from ledger.loglines import LogLines
 
 if TYPE_CHECKING:
     from gateway.capturing import Captures
+    from gateway.tracing.export import Telemetry
+
+# OpenTelemetry's own variables; with none of them there is nobody to tell.
+ENDPOINTS = (
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+)
 
 log = structlog.get_logger("metrics")
 
 
+LAST = 2.0  # seconds that the last of it may take
 PRUNE = 3600.0  # seconds between two looks for payloads whose days are over
 
 
@@ -33,7 +44,8 @@ class Observer:
         self.emf: Emf | None = None
         self.captures: Captures | None = None
         self.rows: Any = None  # ledger.capture
-        self._pruned_at = float("-inf")
+        self.telemetry: Telemetry | None = None
+        self._pruned_at = self._exported_at = float("-inf")
 
     def begin(self, process: Process, journal: Journal | LogLines, data_dir: Path | None) -> None:
         """`data_dir` is where the processes of this machine find each other's numbers; None: there is one process."""
@@ -49,7 +61,11 @@ class Observer:
             self.redactor = Redactor(settings.GATEWAY_CAPTURE_PATTERNS)
         if settings.GATEWAY_EMF:
             self.emf = Emf(settings.GATEWAY_EMF_NAMESPACE, os.environ.get("AWS_LAMBDA_FUNCTION_NAME", "llm-gateway"))
-        if settings.GATEWAY_METRICS_TOKEN or settings.GATEWAY_METRICS_FROM or self.emf is not None:
+        self.telemetry = process.traces = telemetry()
+        if self.telemetry is not None:
+            self._exported_at = process.clock()
+        read = settings.GATEWAY_METRICS_TOKEN or settings.GATEWAY_METRICS_FROM
+        if read or self.emf is not None or self.telemetry is not None:
             self.meters = process.meters = Meters(data_dir, time.time)
             self.look()
 
@@ -57,6 +73,14 @@ class Observer:
         """Each second: what is now."""
         if self.meters is not None:
             self.meters.look(self.process, self.journal.pending, self.journal.away)
+
+    async def export(self) -> None:
+        """Each second: the numbers to OpenTelemetry, when their time has come; the spans go by themselves."""
+        telemetry, meters = self.telemetry, self.meters
+        if telemetry is None or meters is None or self.process.clock() - self._exported_at < telemetry.interval:
+            return
+        self._exported_at = self.process.clock()
+        await asyncio.to_thread(telemetry.export, meters.page.series())
 
     def adopt(self) -> None:
         """Each five seconds, off the loop: the numbers of processes that are gone."""
@@ -79,14 +103,23 @@ class Observer:
         """The sums over all processes of this machine, None where nothing is counted; reads files."""
         return self.meters.total() if self.meters is not None else None
 
-    def flush(self) -> None:
+    async def flush(self) -> None:
         """After a response, where the process may be frozen then: what has come, into the log."""
         if self.emf is not None and self.meters is not None:
             self.look()
             for line in self.emf.lines(self.meters.page.series(), time.time()):
                 log.info("metrics", **line)
+        if self.telemetry is not None and self.meters is not None:
+            await asyncio.to_thread(self.telemetry.flush, self.meters.page.series())
 
-    def end(self) -> None:
+    async def end(self) -> None:
+        if self.telemetry is not None and self.meters is not None:
+            telemetry, self.telemetry, self.process.traces = self.telemetry, None, None
+            with suppress(TimeoutError):
+                # A collector that is away does not keep the process from its end.
+                async with asyncio.timeout(LAST):
+                    await asyncio.to_thread(telemetry.flush, self.meters.page.series())
+                    await asyncio.to_thread(telemetry.close)
         if self.meters is not None:
             self.process.meters = None
             self.meters.close()
@@ -96,3 +129,15 @@ class Observer:
     def _prune(self) -> None:
         if count := sum(self.rows.prune()):
             log.info("payloads_pruned", count=count)
+
+
+def telemetry() -> "Telemetry | None":
+    """Only where there is an endpoint is any of OpenTelemetry imported."""
+    if not any(os.environ.get(name) for name in ENDPOINTS):
+        return None
+    try:
+        from gateway.tracing.export import Telemetry
+    except ImportError as error:
+        log.warning("opentelemetry_is_not_installed", missing=error.name, hint="scripts/venv otel")
+        return None
+    return Telemetry(settings.VERSION, settings.GATEWAY_TRACEPARENT)

@@ -66,6 +66,14 @@ class MetersLike(Protocol):
     def answered(self, call: Any) -> None: ...
 
 
+class TracesLike(Protocol):
+    """See gateway.tracing.export."""
+
+    def begin(self, header: Callable[[bytes], bytes]) -> Any: ...
+
+    def finished(self, call: Any) -> None: ...
+
+
 class CapturesLike(Protocol):
     """See gateway.capturing."""
 
@@ -118,6 +126,7 @@ class Process:
     disk: Disk = field(default_factory=Disk)
     drains: int = 0  # streams that are read to their end though their client has left
     meters: MetersLike | None = None  # None: nobody reads the numbers
+    traces: TracesLike | None = None
     captures: CapturesLike | None = None  # None: no body is kept, whatever a key or an alias says
     listings: Listings = field(default_factory=Listings)
     receipts: set[OpenReceipt] = field(default_factory=set)

@@ -67,6 +67,7 @@ class Call:
     place: Place = NOWHERE
     explains: bool = False  # the client only wants to know what would become of it
     provider: str = ""  # the one that the client names, "" where it leaves that to the gateway
+    trace: Any = None  # see gateway.tracing.context; None where nobody traces
     forwarded: list[tuple[str, str]] = field(default_factory=list)  # what of its head goes on to the provider
     closing: Callable[[], None] | None = None  # lets go of a body that is not held in memory alone
 
@@ -101,6 +102,7 @@ class Attempt:
     status: int = 0
     sent: bool = False
     milliseconds: int = 0
+    span: str = ""  # its id, where the request is traced
 
     def row(self) -> dict[str, Any]:
         return {

@@ -53,6 +53,8 @@ def assembled(body: bytes) -> str:
             continue  # the last one may have been cut off
         if isinstance(event, dict):
             _take(event, whole, texts)
+    if not whole and not texts:
+        return readable(body, stream=False)  # a refusal
     return msgspec.json.encode({**whole, "texts": texts}).decode()
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from proxysite import env
+from proxysite.version import version
 
 BASE_DIR = env.BASE_DIR
 DEBUG = env.flag("DJANGO_DEBUG", default=False)
@@ -189,6 +190,8 @@ GATEWAY_CAPTURE = env.flag("GATEWAY_CAPTURE", default=True) and not GATEWAY_STAT
 GATEWAY_CAPTURE_BYTES = env.number("GATEWAY_CAPTURE_BYTES", 262_144)
 GATEWAY_CAPTURE_DAYS = env.number("GATEWAY_CAPTURE_DAYS", 7)
 GATEWAY_CAPTURE_PATTERNS = env.lines("GATEWAY_CAPTURE_PATTERNS")
+GATEWAY_TRACEPARENT = env.words("GATEWAY_TRACEPARENT")
+VERSION = version()
 GATEWAY_REQUEST_ID_FROM = env.words("GATEWAY_REQUEST_ID_FROM")
 OPENAI_SERVER_URL = env.text("OPENAI_SERVER_URL")
 OPENAI_PROXY_URL = env.text("OPENAI_PROXY_URL")

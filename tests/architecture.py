@@ -54,6 +54,7 @@ GATEWAY_ORDER = (
     "bodies",
     "uploads",
     "metrics",
+    "tracing",
     "capturing",
     "redislink",
     "limits",

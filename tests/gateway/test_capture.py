@@ -123,6 +123,21 @@ async def test_what_the_client_had_when_it_left_is_kept(opener: Opener, scripted
         assert "three" not in (await texts(row))[1]
 
 
+async def test_a_providers_words_of_refusal_are_kept_with_the_payload_and_not_in_the_log(
+    opener: Opener, scripted: ScriptedUpstream, capfd: pytest.CaptureFixture[str]
+) -> None:
+    scripted.default = json_answer({"error": {"message": f"You said {PROMPT}"}}, status=400)
+    async with opener(alias=100) as door:
+        async with door.http() as http:
+            for body in (ASK, STREAM):
+                assert (await http.post("/chat/completions", json=body)).status_code == 400
+        for row in await kept(2):
+            assert f"You said {PROMPT}" in (await texts(row))[1]
+    log = capfd.readouterr().err
+    assert "upstream_refused" in log
+    assert PROMPT not in log
+
+
 @override_settings(GATEWAY_CAPTURE_PATTERNS=[r"canary-\w+"])
 async def test_own_patterns_are_taken_out(opener: Opener, scripted: ScriptedUpstream) -> None:
     scripted.default = json_answer(golden.COMPLETION)
