@@ -17,7 +17,7 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllow
 from django.http.response import HttpResponseBase
 from django.urls import ResolverMatch, get_resolver
 
-from gateway import access, bodies, cors, heads, places
+from gateway import access, bodies, cors, heads, idempotency, places
 from gateway.admission import check_address, check_end_user, named_end_user
 from gateway.api import error_response
 from gateway.delivery import Live, Whole
@@ -88,20 +88,38 @@ class GatewayHandler(ASGIHandler):
                     await _send_preflight(call, scope, send)
                     return
                 request = await self._admit_head(call, scope, path, receive, watch)
+                if call.forwarded and (key := idempotency.key_of(call, scope["method"], path)):
+                    await self._serve_once(call, scope, request, send, watch, key)
+                    return
                 response = await self._respond(request)
             except bodies.ClientGone:
                 raise
             except GatewayError as exc:
                 call.error = exc
                 response = error_response(exc, call)
-            if isinstance(response, Live):
-                await _finishing(response, _stream(call, response, scope, send, watch))
-            else:
-                watch.end()
-                sending = _send_whole(call, response, send)
-                await (_finishing(response, sending) if isinstance(response, Whole) else sending)
+            await _answer(call, scope, response, send, watch)
         finally:
             watch.end()
+
+    async def _serve_once(
+        self, call: Call, scope: Scope, request: APIRequest, send: Send, watch: "Watch", key: str
+    ) -> None:
+        """A request with an Idempotency-Key: the answer that there is, or one that is kept on its way out."""
+        asked = (call.place.path.encode(), scope.get("query_string") or b"", call.provider.encode(), request.body)
+        begun = await idempotency.begin(call, key, asked)
+        if not isinstance(begun, idempotency.Recording):
+            await _answer(call, scope, begun, send, watch)
+            return
+        try:
+            try:
+                response = await self._respond(request)
+            except GatewayError as exc:
+                call.error = exc
+                response = error_response(exc, call)
+            # Without the server's own short ways: what goes out is looked at.
+            await _answer(call, {**scope, "extensions": {}}, response, begun.through(send), watch)
+        finally:
+            await asyncio.shield(asyncio.ensure_future(begun.close()))
 
     async def _admit_head(self, call: Call, scope: Scope, path: str, receive: Receive, watch: "Watch") -> APIRequest:
         """The key first: who has none does not get his body read. JSON is read whole here, all else as it goes on."""
@@ -270,6 +288,15 @@ async def _stream(call: Call, response: Live, scope: Scope, send: Send, watch: W
         tell_of_failure(scope, response.error)
     watch.end()
     await send({"type": "http.response.body", "body": b""})
+
+
+async def _answer(call: Call, scope: Scope, response: HttpResponseBase, send: Send, watch: Watch) -> None:
+    if isinstance(response, Live):
+        await _finishing(response, _stream(call, response, scope, send, watch))
+        return
+    watch.end()
+    sending = _send_whole(call, response, send)
+    await (_finishing(response, sending) if isinstance(response, Whole) else sending)
 
 
 async def _finishing(response: Live | Whole, sending: Awaitable[None]) -> None:

@@ -114,7 +114,7 @@ class Live(StreamingHttpResponse):
         if drain or call.on_leave is not None:
             call.on_leave = partial(self.read_on, bool(drain), call.on_leave)
         async for part in parts:
-            if self.left:
+            if self.left and not call.recorded:
                 continue
             receipt.writing = True
             try:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import structlog
 from django.conf import settings
 
-from gateway import trials
+from gateway import idempotency, trials
 from gateway.alerts import Channels, Herald, velocity
 from gateway.caching.opening import open_cache
 from gateway.credentials.desk import Desk
@@ -130,6 +130,7 @@ class Engine:
             asyncio.create_task(self._every(REFRESH, self._price)),
             asyncio.create_task(self._every(ALERT, self._alert)),
             asyncio.create_task(self._every(REFRESH, self._try_out)),
+            asyncio.create_task(self._every(idempotency.BEAT, self._keep_keyed)),
             asyncio.create_task(self._every(REFRESH, self.observer.look)),
             asyncio.create_task(self._every(REFRESH, self._keep)),
             asyncio.create_task(self._every(REFRESH, self._export)),
@@ -326,6 +327,11 @@ class Engine:
         assert self.process is not None
         if self.process.breakers.open and not self.pauses.resting:
             await trials.look(self.process)
+
+    async def _keep_keyed(self) -> None:
+        assert self.process is not None
+        if not self.stateless and not self.pauses.resting:
+            await self._without_noise("idempotency", idempotency.tend(self.process))
 
     async def _without_noise(self, name: str, job: Awaitable[object]) -> None:
         """What fails every second while the database is away is said once."""

@@ -7,7 +7,7 @@ the head has gone out, `sse.error_event` turns it into the last event of the str
     GatewayError
     |-- BadRequest 400            |-- Unauthorized 401        |-- Forbidden 403
     |   |-- MissingField          |-- MethodNotAllowed 405    |   |-- ScopeRefused, EndUserBlocked
-    |   |-- DuplicateField        |-- NotFound 404            |-- BodyTimeout 408
+    |   |-- DuplicateField        |-- NotFound 404            |-- BodyTimeout 408, Conflict 409
     |-- RateLimited 429           |   |-- UnknownModel        |-- BodyTooLarge 413
     |-- BudgetExhausted 429       |-- InternalError 500       |-- UnsupportedMedia 415
     |                             |                           |-- NoWebSocket 426
@@ -158,6 +158,14 @@ class MethodNotAllowed(GatewayError):
     status = 405
     type = "invalid_request_error"
     code = "method_not_supported"
+
+
+class Conflict(GatewayError):
+    """An equal request is under way: its answer can be had soon."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "idempotency_conflict"
 
 
 class BodyTimeout(GatewayError):

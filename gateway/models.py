@@ -6,6 +6,8 @@ is named beside them: PostgreSQL's own, or the machine's since its start, which 
 
 from django.db import models
 
+from providers.fields import SealedField
+
 NAME = 200  # characters of a bucket's name
 
 
@@ -50,6 +52,25 @@ class CachedAnswer(models.Model):
     class Meta:
         # Both in one index, so that their sum and their order are read without the answers.
         indexes = [models.Index(fields=["expires_at", "size"], name="gateway_answer_expires")]
+
+    def __str__(self) -> str:
+        return self.id
+
+
+class KeyedRequest(models.Model):
+    """A request that came with an Idempotency-Key (gateway/idempotency.py), and its answer once there is one."""
+
+    id = models.CharField(primary_key=True, max_length=40)  # a digest of whose key it is, and of the key
+    fingerprint = models.CharField(max_length=40)  # of what was asked
+    request_id = models.CharField(max_length=60)
+    done = models.BooleanField(default=False)
+    alive_until = models.DateTimeField()  # moved on by the process that works on it; after that it is anyone's
+    expires_at = models.DateTimeField(db_index=True)
+    status = models.PositiveSmallIntegerField(default=0)  # 0: the answer was too large to be kept
+    headers = models.JSONField(default=list)
+    answer = SealedField(blank=True, default="")  # base64
+    # It names no provider: sealed for its own row.
+    seal_origin = "idempotency"
 
     def __str__(self) -> str:
         return self.id

@@ -129,6 +129,8 @@ class Process:
     traces: TracesLike | None = None
     captures: CapturesLike | None = None  # None: no body is kept, whatever a key or an alias says
     listings: Listings = field(default_factory=Listings)
+    keyed_pruned_at: float = float("-inf")
+    keyed: set[str] = field(default_factory=set)  # requests with an Idempotency-Key that are under way here
     receipts: set[OpenReceipt] = field(default_factory=set)
     stickies: Stickies = field(default_factory=Stickies)
     breakers: Breakers = field(init=False)

@@ -55,8 +55,8 @@ class Call:
     status: int = 0  # of the answer, once its head has been sent
     bytes_out: int = 0
     disconnected: bool = False
-    # Asked when the client leaves: True where the request goes on without it.
-    on_leave: Callable[[], bool] | None = None
+    on_leave: Callable[[], bool] | None = None  # asked when the client leaves: True where the request goes on
+    recorded: bool = False  # its answer is kept as it goes out, also after the client has left
     answered: bool = False  # the last body message is going out: what `receive()` says now means nothing
     receipt: "Receipt | None" = None
     error: GatewayError | None = None

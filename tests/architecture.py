@@ -83,6 +83,7 @@ GATEWAY_ORDER = (
     "observing",
     "credentials",
     "cors",
+    "idempotency",
     "engine",
     "urls",
     "asgi",

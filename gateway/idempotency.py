@@ -1,0 +1,238 @@
+"""Idempotency-Key: the same key and request get the same answer for 24 hours, whichever process is asked.
+
+https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-idempotency-key-header. A row in SQL is taken before anything
+is sent and holds the answer, sealed, after it; nothing else costs a query. A request with a key goes on when its client
+leaves, so that the answer is there when the client asks again. What ends with an error leaves no row, and may be tried
+again; so may what a process was at work on that has died.
+"""
+
+import base64
+import hashlib
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import structlog
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.db.models import Q
+from django.db.models.functions import Now
+from django.http import HttpResponse
+
+from gateway.errors import BadRequest, Conflict, GatewayError
+from gateway.models import KeyedRequest
+from gateway.process import Process
+from gateway.receipts import Call
+from providers import vault
+from providers.allowances import PUBLISHABLE
+
+log = structlog.get_logger("gateway")
+
+HEADER = "idempotency-key"
+MAX_CHARS = 255
+KEPT_FOR = timedelta(hours=24)
+ALIVE_FOR = timedelta(seconds=20)
+BEAT = 5.0  # seconds between two signs of life
+MAX_BYTES = 1024 * 1024  # of an answer that is kept
+PRUNED = 500
+PRUNE_EVERY = 600.0  # seconds
+KEPT_HEADERS = frozenset({b"content-type", b"x-gateway-provider"})
+# What is made here, and costs nothing to make again.
+OWN_PATHS = frozenset({"/v1/client_tokens", "/v1/keys/report"})
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class Stored(NamedTuple):
+    """What was answered. `status` 0: more than is kept."""
+
+    status: int
+    headers: list[list[str]]
+    sealed: str
+    request_id: str
+
+
+def key_of(call: Call, method: str, path: str) -> str:
+    """The key that the call brings, "" for none and for what has no use for one. Raises BadRequest."""
+    key = next((value for name, value in call.forwarded if name == HEADER), "")
+    if not key or method != "POST" or path in OWN_PATHS or call.process.budgets is None or call.key is None:
+        return ""
+    if len(key) > MAX_CHARS:
+        raise BadRequest(f"`Idempotency-Key` has at most {MAX_CHARS} characters.", param=HEADER)
+    if call.key.kind == PUBLISHABLE:
+        raise BadRequest("`Idempotency-Key` may not be sent with a publishable key.", param=HEADER)
+    return key
+
+
+async def begin(call: Call, key: str, asked: Iterable[bytes]) -> "HttpResponse | Recording":
+    """The answer that there is, or leave to make one. Raises BadRequest and Conflict."""
+    assert call.key is not None
+    assert call.process.sql is not None
+    row_id = digest(part.encode() for part in (call.key.principal, call.end_user, key))
+    fingerprint = digest(asked)
+    found: Stored | GatewayError | None = await call.process.sql(take, row_id, fingerprint, call.id)
+    if isinstance(found, GatewayError):
+        raise found
+    if found is None:
+        recording = Recording(call, row_id)
+        call.process.keyed.add(row_id)
+        call.on_leave, call.recorded = recording.leave, True
+        return recording
+    if not found.status:
+        raise Conflict(
+            f"The answer to this Idempotency-Key was too large to be kept; it was that of request {found.request_id}.",
+            headers={"x-should-retry": "false"},
+        )
+    return replay(row_id, found)
+
+
+def replay(row_id: str, found: Stored) -> HttpResponse:
+    """Raises VaultError where the answer was sealed with a key that is gone."""
+    body, keys = b"", settings.GATEWAY_ENCRYPTION_KEYS
+    if found.sealed:
+        opened = vault.unseal(keys, found.sealed, row_id=row_id, origin=KeyedRequest.seal_origin)
+        body = base64.b64decode(opened.reveal())
+    response = HttpResponse(body, status=found.status)
+    for name, value in found.headers:
+        response.headers[name] = value
+    response.headers["idempotent-replayed"] = "true"
+    response.headers["x-gateway-original-request"] = found.request_id
+    return response
+
+
+class Recording:
+    """Stands between an answer and its client, and keeps what goes through."""
+
+    def __init__(self, call: Call, row_id: str) -> None:
+        self.call, self.row_id = call, row_id
+        self.status = 0
+        self.headers: list[list[str]] = []
+        self.parts: list[bytes] = []
+        self.size = 0
+        self.left = False  # the client is gone: what comes is for who asks again
+        self.over = False
+
+    def leave(self) -> bool:
+        """The client leaves; the request goes on."""
+        self.left = True
+        return True
+
+    def through(self, send: Send) -> Send:
+        async def sending(message: dict[str, Any]) -> None:
+            self._note(message)
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                await self._end()
+            if not self.left:
+                await send(message)
+
+        return sending
+
+    async def close(self) -> None:
+        """However the call has ended: what is not kept may be asked for again."""
+        self.call.process.keyed.discard(self.row_id)
+        if not self.over:
+            await self._run(free, self.row_id, self.call.id)
+
+    def _note(self, message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.headers = [[n.decode(), v.decode("latin-1")] for n, v in message["headers"] if n in KEPT_HEADERS]
+        elif self.size <= MAX_BYTES and (part := message.get("body")):
+            self.size += len(part)
+            self.parts.append(bytes(part))
+            if self.size > MAX_BYTES:
+                self.parts.clear()
+
+    async def _end(self) -> None:
+        """Before the client has the last of it: who has an answer gets the same one, who has an error may try anew."""
+        if not 200 <= self.status < 300 or self.call.error is not None:
+            self.over = await self._run(free, self.row_id, self.call.id)
+        else:
+            stored = Stored(self.status if self.size <= MAX_BYTES else 0, self.headers, "", self.call.id)
+            self.over = await self._run(keep, self.row_id, stored, b"".join(self.parts))
+
+    async def _run(self, job: Callable[..., None], *args: object) -> bool:
+        assert self.call.process.sql is not None
+        try:
+            await self.call.process.sql(job, *args)
+        except Exception:
+            log.exception("idempotency_failed", request_id=self.call.id)
+            return False
+        return True
+
+
+# --- on the SQL thread -----------------------------------------------------------------------------------------------
+
+
+def take(row_id: str, fingerprint: str, request_id: str) -> Stored | GatewayError | None:
+    """Begin with that key, or the answer of who has begun before, or why there is none."""
+    fresh = {
+        "fingerprint": fingerprint,
+        "request_id": request_id,
+        "done": False,
+        "alive_until": Now() + ALIVE_FOR,
+        "expires_at": Now() + KEPT_FOR,
+    }
+    over = Q(expires_at__lt=Now()) | Q(done=False, alive_until__lt=Now())
+    if KeyedRequest.objects.filter(over, pk=row_id).update(**fresh, answer="", status=0):
+        return None
+    try:
+        with transaction.atomic():
+            KeyedRequest.objects.create(pk=row_id, **fresh)
+        return None
+    except IntegrityError:
+        row = KeyedRequest.objects.filter(pk=row_id).first()
+    if row is None:
+        return Conflict("The request with this Idempotency-Key has just ended.", headers={"retry-after-ms": "100"})
+    if row.fingerprint != fingerprint:
+        return BadRequest(
+            "This Idempotency-Key was used for another request: send a new key with each new request.",
+            param=HEADER,
+            code="idempotency_mismatch",
+        )
+    if not row.done:
+        return Conflict(
+            f"The request with this Idempotency-Key is still under way, as {row.request_id}.",
+            headers={"retry-after": "1", "retry-after-ms": "500"},
+        )
+    return Stored(row.status, row.headers, row.answer, row.request_id)
+
+
+def keep(row_id: str, stored: Stored, body: bytes) -> None:
+    sealed = ""
+    if stored.status and body:
+        text = base64.b64encode(body).decode()
+        sealed = vault.seal(settings.GATEWAY_ENCRYPTION_KEYS, text, row_id=row_id, origin=KeyedRequest.seal_origin)
+    mine = KeyedRequest.objects.filter(pk=row_id, request_id=stored.request_id)
+    mine.update(done=True, status=stored.status, headers=stored.headers, answer=sealed)
+
+
+def free(row_id: str, request_id: str) -> None:
+    KeyedRequest.objects.filter(pk=row_id, request_id=request_id, done=False).delete()
+
+
+def extend(row_ids: list[str]) -> None:
+    """What this process works on is alive."""
+    KeyedRequest.objects.filter(pk__in=row_ids, done=False).update(alive_until=Now() + ALIVE_FOR)
+
+
+def prune() -> None:
+    old = KeyedRequest.objects.filter(expires_at__lt=Now()).values_list("pk", flat=True)[:PRUNED]
+    KeyedRequest.objects.filter(pk__in=list(old)).delete()
+
+
+async def tend(process: Process) -> None:
+    """Each few seconds."""
+    assert process.sql is not None
+    now = process.clock()
+    if now - process.keyed_pruned_at > PRUNE_EVERY:
+        process.keyed_pruned_at = now
+        await process.sql(prune)
+    if process.keyed:
+        await process.sql(extend, list(process.keyed))
+
+
+def digest(parts: Iterable[bytes]) -> str:
+    found = hashlib.blake2b(digest_size=20)
+    for part in parts:
+        found.update(len(part).to_bytes(8, "big") + part)
+    return found.hexdigest()
