@@ -77,7 +77,7 @@ class Engine:
         self._starting: asyncio.Lock | None = None
         self._drained_at = float("-inf")  # all that was settled before has its row
         self._failing: set[str] = set()
-        self.desk = Desk(self._sql_soon, self.sql, stateless=stateless)
+        self.desk = Desk(self._sql_soon, self.sql, self._upstream, stateless=stateless)
         self._at_work = 0  # background jobs under way
         self._at_rest = asyncio.Event()
 
@@ -180,6 +180,10 @@ class Engine:
         self.process, self.journal, self._sql, self._tasks, self._starting = None, None, None, [], None
 
     # --- what requests ask for ---------------------------------------------------------------------------------------
+
+    def _upstream(self) -> Upstream:
+        assert self.process is not None
+        return self.process.upstream
 
     async def _sql_soon(self, job: Callable[..., T], *args: object) -> T:
         """The same for a request that can only wait so long; raises Overloaded."""

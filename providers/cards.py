@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 from providers import allowances, dialects, keys, quirks, references, timeouts, vault
 from providers.addresses import AddressError
-from providers.models import ClientKey, Credential, ModelAlias, Provider, Route, Team, settings_of
+from providers.issuers import IssuerCard, faults
+from providers.models import ClientKey, Credential, Issuer, ModelAlias, Provider, Route, Team, settings_of
 from providers.targets import AliasCard, CredentialCard, KeyCard, ProviderCard, RouteCard, TeamCard
 
 # Whatever a bad value in a column can raise. The messages of our own errors name no secret.
@@ -101,3 +102,22 @@ def team_card(row: Team) -> TeamCard:
     except FAULTS as error:
         raise BadRow(f"team {row.name}: {error}") from None
     return allowances.team_card(row.id, row.name, values, enabled=row.enabled)
+
+
+def issuer_card(row: Issuer) -> IssuerCard:
+    for name, wrong in faults(vars(row)).items():
+        raise BadRow(f"issuer {row.name}: {name}: {wrong}")
+    return IssuerCard(
+        id=row.id,
+        name=row.name,
+        issuer=row.issuer,
+        audience=row.audience,
+        jwks_url=row.jwks_url,
+        key=row.key_id or "",
+        algorithms=tuple(row.algorithms),
+        leeway=float(row.leeway),
+        end_user_claim=row.end_user_claim,
+        tag_claims=row.tag_claims,
+        profile_claim=row.profile_claim,
+        profiles=row.profiles,
+    )

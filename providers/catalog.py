@@ -13,12 +13,13 @@ from django.db.models import Q
 from django.utils import timezone
 
 from providers import keyring, overlay
-from providers.cards import BadRow, alias_card, credential_card, key_card, provider_card
+from providers.cards import BadRow, alias_card, credential_card, issuer_card, key_card, provider_card
 from providers.changelog import ChangeLog
 from providers.changes import EVERY, ChangeTarget
 from providers.endusers import read_end_users
+from providers.issuers import IssuerCard
 from providers.managers import MAX_FOREIGN
-from providers.models import ClientKey, Credential, ModelAlias, Provider, Route
+from providers.models import ClientKey, Credential, Issuer, ModelAlias, Provider, Route
 from providers.purging import read_marks
 from providers.snapshot import Catalog, build, current, install
 from providers.targets import AliasCard, CredentialCard, EndUserCard, KeyCard, ProviderCard
@@ -63,6 +64,7 @@ class Reader:
         self._purges: Mapping[str, str] = {}
         self._origins: frozenset[str] = frozenset()
         self._end_users: Mapping[tuple[str, str], EndUserCard] = {}
+        self._issuers: tuple[IssuerCard, ...] = ()
         self._loaded: tuple[float, float] | None = None  # wall and monotonic time of the last full load
         self._failing = False
 
@@ -75,6 +77,7 @@ class Reader:
                 self._providers, self._aliases, self._keys = read_providers(), read_aliases(), read_keys()
                 self._compromised, self._purges = read_compromised(), read_marks()
                 self._origins, self._end_users = read_origins(), read_end_users()
+                self._issuers = read_issuers()
         except Exception as error:  # whatever it is, requests go on with what there is
             self._failed(error)
             if not current().loaded_at:
@@ -128,6 +131,8 @@ class Reader:
             self._compromised, self._origins = read_compromised(), read_origins()
         if "enduser" in changed:
             self._end_users = read_end_users()
+        if "issuer" in changed:
+            self._issuers = read_issuers()
         if "cachepurge" in changed:
             self._purges = read_marks()
 
@@ -160,6 +165,7 @@ class Reader:
                 purges=self._purges,
                 origins=self._origins,
                 end_users=self._end_users,
+                issuers=self._issuers,
             )
         )
 
@@ -263,3 +269,14 @@ def read_origins() -> frozenset[str]:
     rows = ClientKey.objects.filter(~Q(origins=[]), Q(expires_at=None) | Q(expires_at__gt=now), enabled=True)
     lists = rows.order_by("created_at").values_list("origins", flat=True)[:MAX_WEB_KEYS]
     return frozenset(text for texts in lists if isinstance(texts, list) for text in texts if isinstance(text, str))
+
+
+def read_issuers() -> tuple[IssuerCard, ...]:
+    """The cards of those that are enabled; bad rows are left out."""
+    found: list[IssuerCard] = []
+    for row in Issuer.objects.filter(enabled=True):
+        try:
+            found.append(issuer_card(row))
+        except BadRow as error:
+            log.error("left out: %s", error)
+    return tuple(found)

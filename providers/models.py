@@ -10,7 +10,7 @@ from django.core.validators import MinValueValidator
 from django.db import models
 from django.utils import timezone
 
-from providers import addresses, aliases, allowances, audit, dialects, quirks, references, timeouts, vault
+from providers import addresses, aliases, allowances, audit, dialects, issuers, quirks, references, timeouts, vault
 from providers.changes import Change, Tracked
 from providers.fields import SealedField
 from providers.ids import uuid7
@@ -373,3 +373,39 @@ class ClientKey(Limited, Budgeted, Captured, Row):
     def ends_at(self) -> datetime | None:
         """The moment from which on it is refused; None: it is not."""
         return min((moment for moment in (self.expires_at, self.pepper_deadline) if moment), default=None)
+
+
+class Issuer(Row):
+    """Who signs the tokens of an application's own users; such a token is worth as much as the key it leads to."""
+
+    name = models.CharField(max_length=60, unique=True)
+    issuer = models.CharField(max_length=issuers.MAX_CHARS)
+    audience = models.CharField(max_length=issuers.MAX_CHARS)
+    jwks_url = models.CharField("address of its keys", max_length=issuers.MAX_CHARS)
+    key = models.ForeignKey(ClientKey, on_delete=models.PROTECT, null=True, blank=True, related_name="issuers")
+    algorithms = models.JSONField(default=issuers.usual)
+    leeway = models.PositiveSmallIntegerField("clocks may differ by (s)", default=30)
+    end_user_claim = models.CharField("claim of the end user", max_length=200, default="sub")
+    tag_claims = models.JSONField("tags from claims", default=dict, blank=True)
+    profile_claim = models.CharField("claim that chooses the key", max_length=200, blank=True, default="")
+    profiles = models.JSONField("keys by its value", default=dict, blank=True)
+    enabled = models.BooleanField(default=True)
+
+    history = audit.history()
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [models.UniqueConstraint(fields=["issuer", "audience"], name="issuer_audience")]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def clean(self) -> None:
+        wrong = issuers.faults(vars(self))
+        ids = set(self.profiles.values()) if "profiles" not in wrong else set()
+        if unknown := ids - set(ClientKey.objects.filter(pk__in=ids).values_list("pk", flat=True)):
+            wrong["profiles"] = f"There is no key with the id {min(unknown)}."
+        if self.key is None and not self.profiles:
+            wrong["key"] = "Choose the key whose scopes, limits and budget the tokens have."
+        if wrong:
+            raise ValidationError(wrong)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from providers import dialects
 from providers.aliases import is_adapter
 from providers.edits import with_adapter
+from providers.issuers import IssuerCard
 from providers.targets import AliasCard, BudgetCard, EndUserCard, KeyCard, ProviderCard, RouteCard, Target, matches
 
 
@@ -24,6 +25,7 @@ class Catalog:
     gateway_budgets: tuple[BudgetCard, ...] = ()  # of all requests together
     origins: frozenset[str] = frozenset()  # of the pages that any key lets in, and patterns of them
     compromised: frozenset[str] = frozenset()  # ids of client keys whose running requests are to be ended
+    issuers: Mapping[tuple[str, str], IssuerCard] = field(default_factory=dict)  # by `iss` and `aud` of their tokens
     purges: Mapping[str, str] = field(default_factory=dict)  # marks of what was thrown out of the cache, by name
     # Of whom the operator has something to say, by key and name; the key is "" where it holds under every one.
     end_users: Mapping[tuple[str, str], EndUserCard] = field(default_factory=dict)
@@ -94,6 +96,7 @@ def build(
     purges: Mapping[str, str] | None = None,
     origins: Iterable[str] = (),
     end_users: Mapping[tuple[str, str], EndUserCard] | None = None,
+    issuers: Iterable[IssuerCard] = (),
 ) -> Catalog:
     """A catalog of those cards; where two have the same id, name or digest, the later one stays."""
     held = tuple(keys)
@@ -117,6 +120,7 @@ def build(
         compromised=frozenset(compromised),
         end_users=end_users or {},
         purges=purges or {},
+        issuers={(card.issuer, card.audience): card for card in issuers},
         origins=frozenset(origins).union(*(card.origins for card in held)),
     )
 

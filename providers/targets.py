@@ -173,7 +173,7 @@ class KeyCard:
     aliases: tuple[str, ...] = ("*",)  # patterns, compared with the name that the client asks for
     enabled: bool = True
     expires_at: float | None = None  # unix seconds, wall time
-    kind: str = "secret"  # or publishable, or, of a token that such a key has minted, ephemeral
+    kind: str = "secret"  # or publishable; of a token that such a key has minted ephemeral, of an issuer's signed
     principal: str = ""
     repepper: bool = False  # its digest is to be made anew, under the pepper for writing
     limits: Limits = field(default_factory=Limits)

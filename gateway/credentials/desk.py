@@ -6,10 +6,13 @@ from collections.abc import Callable
 
 from gateway.credentials.ephemeral import Ephemeral
 from gateway.credentials.identity import Identity, Kind
+from gateway.credentials.issuerkeys import IssuerKeys
 from gateway.credentials.kept import Publishable, Secret, Sql
+from gateway.credentials.signed import BEGINNING, Signed
 from gateway.errors import Unauthorized
+from gateway.upstream import Upstream
 from gateway.wrongkeys import WrongKeys
-from providers import callers, keys
+from providers import callers, keys, snapshot
 from providers.keyring import MISSING, UNKNOWN, Verdict
 
 MAX_COUNTING = 100  # wrong keys that wait for being counted; beyond it they are refused uncounted
@@ -18,18 +21,25 @@ WRONG_KEY = "Incorrect API key provided: {}. Ask whoever runs this gateway for a
 
 
 class Desk:
-    """One a process. `soon` runs a job for which a call waits on the SQL thread, `sql` one for which nobody does."""
+    """One a process. `soon` runs a job for which a call waits on the SQL thread, `sql` one for which nobody does.
 
-    def __init__(self, soon: Sql, sql: Sql, *, stateless: bool) -> None:
+    `upstream` is there once the process has begun.
+    """
+
+    def __init__(self, soon: Sql, sql: Sql, upstream: Callable[[], Upstream], *, stateless: bool) -> None:
         self.wrong_keys = WrongKeys()
         self._soon, self._sql = soon, sql
         self._stateless = stateless
         self._secret = Secret(soon, sql)
         self._kinds: dict[str, Kind] = {"pk-gw-": Publishable(soon, sql), "ek-gw-": Ephemeral(soon)}
+        self._issuer_keys = IssuerKeys(upstream)
+        self._signed = Signed(soon, self._issuer_keys, self._secret)
         self._counting: set[asyncio.Task[None]] = set()
 
     def kind_of(self, token: str) -> Kind:
         """By the token's first characters; what nobody else knows is a secret key."""
+        if token[:3] == BEGINNING and snapshot.current().issuers:
+            return self._signed
         return self._kinds.get(token[: keys.PREFIX_CHARS], self._secret)
 
     async def authenticate(self, token: str, caller: Callable[[], str] = str) -> Identity:
@@ -44,7 +54,7 @@ class Desk:
         found: Identity | Verdict | None = kind.find(token)
         if found is MISSING and not self._stateless:
             found = await self._learn(kind, token, callers.network(caller()))
-        elif found is UNKNOWN and keys.is_foreign(token) and not self._stateless:
+        elif found is UNKNOWN and (kind is self._signed or keys.is_foreign(token)) and not self._stateless:
             self._count_guess(callers.network(caller()))
         if not isinstance(found, Identity) or not found.key.is_live(time.time()):
             raise Unauthorized(WRONG_KEY.format(masked(token)))
@@ -56,6 +66,7 @@ class Desk:
         """Wait for what nobody else waits for."""
         await asyncio.gather(*self._counting, return_exceptions=True)
         await self._secret.close()
+        await self._issuer_keys.close()
 
     async def _learn(self, kind: Kind, token: str, address: str) -> Identity | None:
         self.wrong_keys.check(address)

@@ -1,5 +1,5 @@
 """The operator's pages for what is configured; importing the parts registers them."""
 
-from providers.admin import aliases, clientkeys, endusers, history, providers, teams
+from providers.admin import aliases, clientkeys, endusers, history, issuers, providers, teams
 
-__all__ = ["aliases", "clientkeys", "endusers", "history", "providers", "teams"]
+__all__ = ["aliases", "clientkeys", "endusers", "history", "issuers", "providers", "teams"]

@@ -7,7 +7,7 @@ from django.http import HttpRequest
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 
-from providers.models import ClientKey, Credential, ModelAlias, Provider, Route, Team
+from providers.models import ClientKey, Credential, Issuer, ModelAlias, Provider, Route, Team
 
 
 class HistoryAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
@@ -47,5 +47,5 @@ class HistoryAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return format_html_join("\n", "<div>{}: {} → {}</div>", ((item.field, item.old, item.new) for item in found))
 
 
-for model in (Provider, Credential, ModelAlias, Route, Team, ClientKey):
+for model in (Provider, Credential, ModelAlias, Route, Team, ClientKey, Issuer):
     admin.site.register(model.history.model, HistoryAdmin)
