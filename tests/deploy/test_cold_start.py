@@ -16,7 +16,7 @@ print("\\n".join(sorted(sys.modules)))
 """
 NEVER = {
     *("boto3", "botocore", "openai", "sentry_sdk", "uvicorn", "uvloop", "pytest", "django_stubs_ext"),
-    *("apig_wsgi.compat.typing", "tiktoken", "pandas", "numpy", "requests", "samtranslator"),
+    *("apig_wsgi.compat.typing", "jwt", "tiktoken", "pandas", "numpy", "requests", "samtranslator"),
 }
 # Django's own admin comes with django-simple-history's models; the pages are made when the first is asked for.
 PAGES = {

@@ -12,7 +12,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('providers', '0007_end_users'),
+        ('providers', '0008_capture'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
