@@ -12,7 +12,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('providers', '0008_capture'),
+        ('providers', '0010_may_explain'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
