@@ -343,6 +343,7 @@ class Receipt:
             tokens_in=usage.tokens_in,
             tokens_out=usage.tokens_out,
             tokens_cached=usage.tokens_cached,
+            tokens_cache_write=usage.tokens_cache_write,
             tokens_reasoning=usage.tokens_reasoning,
             usage_source="cache" if self.is_kept else self.usage_source,
             bytes_out=call.bytes_out,

@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from gateway.asks import Ask, Form
 from gateway.errors import StreamInterrupted
 from gateway.refusals import Complaint, mask, read_complaint, refuse
@@ -101,7 +103,7 @@ class MessagesRelay(EndingRelay):
         """The prompt is counted by the provider, at the start; the text that came, here."""
         started = read_messages_usage(self._counts)
         said = super().estimate(tokens_in)
-        return said if started is None else Usage(started.tokens_in, said.tokens_out, started.tokens_cached)
+        return said if started is None else msgspec.structs.replace(started, tokens_out=said.tokens_out)
 
     def _note(self, kind: str, fields: Mapping[str, Any]) -> None:
         if kind == "message_start":

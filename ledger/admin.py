@@ -140,7 +140,12 @@ class UsageRecordAdmin(_ModelAdmin):
         ("Who answered", {"fields": ("provider", "upstream_model", "upstream_request_id", "sent", "attempt_table")}),
         (
             "Tokens",
-            {"fields": ("tokens_in", "tokens_cached", "tokens_out", "tokens_reasoning", "usage_source")},
+            {
+                "fields": (
+                    *("tokens_in", "tokens_cached", "tokens_cache_write"),
+                    *("tokens_out", "tokens_reasoning", "usage_source"),
+                )
+            },
         ),
         ("Money", {"fields": ("cost", "price_source", "saved", "reserved", "credits", "accounts")}),
         ("Time and size", {"fields": ("ttft_ms", "duration_ms", "bytes_out")}),

@@ -17,6 +17,7 @@ RATES = {
     "input": "input_mtok",
     "output": "output_mtok",
     "cached": "cache_read_mtok",
+    "cache_write": "cache_write_mtok",
     "reasoning": "output_reasoning_mtok",
     "audio_in": "input_audio_mtok",
     "audio_out": "output_audio_mtok",

@@ -53,6 +53,7 @@ class Settled(Opened, tag="done", tag_field="t", omit_defaults=True):
     tokens_audio_out: int = 0
     images: int = 0
     media_ms: int = 0
+    tokens_cache_write: int = 0
     cache: str = ""  # hit, miss, stale, bypass; "" where the alias keeps no answers
     saved: Decimal | None = None  # US dollars: what an answer from the cache did cost when it was made
 

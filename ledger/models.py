@@ -49,6 +49,7 @@ class UsageRecord(models.Model):
     end_user = models.CharField(max_length=LENGTHS["end_user"], blank=True, default="", db_default="")
     tokens_audio_in = models.PositiveIntegerField("audio input tokens", default=0, db_default=0)
     tokens_audio_out = models.PositiveIntegerField("audio output tokens", default=0, db_default=0)
+    tokens_cache_write = models.PositiveIntegerField("input tokens written to a cache", default=0, db_default=0)
     images = models.PositiveIntegerField(default=0, db_default=0)
     media_ms = models.PositiveBigIntegerField("audio or video (ms)", default=0, db_default=0)
     cost = MoneyField("cost (USD)", null=True, blank=True)  # null: unknown
@@ -86,6 +87,9 @@ class PriceRow(Row):
     input = models.DecimalField("input, per million", max_digits=14, decimal_places=8, null=True, blank=True)
     output = models.DecimalField("output, per million", max_digits=14, decimal_places=8, null=True, blank=True)
     cached = models.DecimalField("cached input, per million", max_digits=14, decimal_places=8, null=True, blank=True)
+    cache_write = models.DecimalField(
+        "input written to a cache, per million", max_digits=14, decimal_places=8, null=True, blank=True
+    )
     reasoning = models.DecimalField("reasoning, per million", max_digits=14, decimal_places=8, null=True, blank=True)
     audio_in = models.DecimalField("audio input, per million", max_digits=14, decimal_places=8, null=True, blank=True)
     audio_out = models.DecimalField("audio output, per million", max_digits=14, decimal_places=8, null=True, blank=True)
@@ -95,7 +99,9 @@ class PriceRow(Row):
 
     history = audit.history()
 
-    RATES = ("input", "output", "cached", "reasoning", "audio_in", "audio_out", "request", "image", "second")
+    PER_TOKEN = ("input", "output", "cached", "cache_write", "reasoning", "audio_in", "audio_out")
+    BESIDE = ("request", "image", "second")
+    RATES = (*PER_TOKEN, *BESIDE)
 
     class Meta:
         ordering = ["provider", "model", "-starts_at"]

@@ -44,8 +44,8 @@ class PriceRowAdmin(HistoryShown):
     search_fields = ("model", "provider", "alias")
     fieldsets = (
         ("Where it holds", {"fields": ("provider", "model", "alias", "starts_at", "ends_at")}),
-        ("US dollars per million tokens", {"fields": PriceRow.RATES[:6]}),
-        ("US dollars beside tokens", {"fields": PriceRow.RATES[6:]}),
+        ("US dollars per million tokens", {"fields": PriceRow.PER_TOKEN}),
+        ("US dollars beside tokens", {"fields": PriceRow.BESIDE}),
     )
 
 

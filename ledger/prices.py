@@ -15,12 +15,14 @@ THOUSAND: Final = Decimal(1000)
 class Price:
     """US dollars per million tokens, per request, image and second of audio or video; None is a rate that is not given.
 
-    Cached tokens without a rate cost as input, reasoning tokens as output, audio as the text of its direction.
+    Cached tokens without a rate cost as input, and so do those written to a cache; reasoning tokens as output, audio as
+    the text of its direction.
     """
 
     input: Decimal | None = None
     output: Decimal | None = None
     cached: Decimal | None = None
+    cache_write: Decimal | None = None
     reasoning: Decimal | None = None
     audio_in: Decimal | None = None
     audio_out: Decimal | None = None
@@ -41,13 +43,15 @@ def cost(usage: Usage, price: Price) -> Decimal | None:
     """Dollars, to 1e-10; None where the usage holds tokens that the price has no rate for."""
     price = _tier(price, usage.tokens_in)
     cached = min(usage.tokens_cached, usage.tokens_in)
-    audio_in = min(usage.tokens_audio_in, usage.tokens_in - cached)
+    written = min(usage.tokens_cache_write, usage.tokens_in - cached)
+    audio_in = min(usage.tokens_audio_in, usage.tokens_in - cached - written)
     reasoning = min(usage.tokens_reasoning, usage.tokens_out)
     audio_out = min(usage.tokens_audio_out, usage.tokens_out - reasoning)
     total = ZERO
     for tokens, rate in (
-        (usage.tokens_in - cached - audio_in, price.input),
+        (usage.tokens_in - cached - written - audio_in, price.input),
         (cached, _first(price.cached, price.input)),
+        (written, _first(price.cache_write, price.input)),
         (audio_in, _first(price.audio_in, price.input)),
         (usage.tokens_out - reasoning - audio_out, price.output),
         (reasoning, _first(price.reasoning, price.output)),
@@ -70,7 +74,7 @@ def worst(price: Price, tokens_in: int, tokens_out: int, *, images: int = 0, med
     for one in prices:
         total = ZERO
         for tokens, rates in (
-            (tokens_in, (one.input, one.cached, one.audio_in)),
+            (tokens_in, (one.input, one.cached, one.cache_write, one.audio_in)),
             (tokens_out, (one.output, one.reasoning, one.audio_out)),
         ):
             known = [rate for rate in rates if rate is not None]

@@ -22,7 +22,7 @@ from providers.models import Provider
 BATCH = 500
 COUNTS = (
     *("tokens_in", "tokens_out", "tokens_cached", "tokens_reasoning", "tokens_audio_in", "tokens_audio_out"),
-    *("images", "media_ms"),
+    *("images", "media_ms", "tokens_cache_write"),
 )
 # What stands in a row by an agreement and not by a price: the stated charge, and what a dead process had set aside.
 AGREED = ("charge", "reservation")

@@ -39,6 +39,7 @@ LARGEST: Mapping[str, int] = {
     "tokens_out": 2_147_483_647,
     "tokens_cached": 2_147_483_647,
     "tokens_reasoning": 2_147_483_647,
+    "tokens_cache_write": 2_147_483_647,
     "tokens_audio_in": 2_147_483_647,
     "tokens_audio_out": 2_147_483_647,
     "images": 2_147_483_647,

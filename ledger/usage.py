@@ -12,7 +12,8 @@ CACHED_NAMES = ("prompt_cache_hit_tokens", "cached_tokens")
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens; `tokens_cached` is a part of `tokens_in`, `tokens_reasoning` a part of `tokens_out`, audio of either."""
+    """Tokens; `tokens_cached` and `tokens_cache_write` are parts of `tokens_in`, `tokens_reasoning` is a part of
+    `tokens_out`, audio of either."""
 
     tokens_in: int = 0
     tokens_out: int = 0
@@ -22,6 +23,7 @@ class Usage(msgspec.Struct, frozen=True):
     tokens_audio_out: int = 0
     images: int = 0
     media_ms: int = 0  # milliseconds of audio or video
+    tokens_cache_write: int = 0  # that the provider has put into its own cache, for later calls
     credits: Decimal | None = None  # what the provider itself says that it took, in its own unit: OpenRouter's `cost`
 
 
@@ -47,6 +49,9 @@ def read_usage(value: object) -> Usage | None:
     cached = _count(given, "cached_tokens")
     if cached is None:
         cached = _count(value, *CACHED_NAMES)
+    written = _count(given, "cache_write_tokens", "cache_creation_tokens")
+    if written is None:
+        written = _count(value, "cache_creation_input_tokens")
     spoken = _part(value, "completion_tokens_details", "output_tokens_details")
     reasoning = _count(spoken, "reasoning_tokens")
     heard = _count(given, "audio_tokens")
@@ -59,6 +64,7 @@ def read_usage(value: object) -> Usage | None:
         min(heard or 0, tokens_in),
         min(audio or 0, tokens_out),
         media_ms=milliseconds(value.get("seconds")),
+        tokens_cache_write=min(written or 0, tokens_in - min(cached or 0, tokens_in)),
         credits=_amount(value.get("cost")),
     )
 
@@ -75,7 +81,7 @@ def read_messages_usage(value: object) -> Usage | None:
         return None
     cached = _count(value, "cache_read_input_tokens") or 0
     written = _count(value, "cache_creation_input_tokens") or 0
-    return Usage((given or 0) + cached + written, tokens_out or 0, cached)
+    return Usage((given or 0) + cached + written, tokens_out or 0, cached, tokens_cache_write=written)
 
 
 def decode_messages_usage(data: bytes | msgspec.Raw) -> Usage | None:

@@ -91,7 +91,8 @@ SCHEMAS: dict[str, str] = {}
 
 def schema(vendor: str, site: Site) -> str:
     if vendor not in SCHEMAS:
-        SCHEMAS[vendor] = "".join(site.manage("sqlmigrate", "ledger", number) for number in ("0001", "0002"))
+        numbers = sorted(file.name[:4] for file in (ROOT / "ledger" / "migrations").glob("0*.py"))
+        SCHEMAS[vendor] = "".join(site.manage("sqlmigrate", "ledger", number) for number in numbers)
     return SCHEMAS[vendor]
 
 

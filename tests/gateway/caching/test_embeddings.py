@@ -12,6 +12,7 @@ from asgiref.sync import sync_to_async
 
 from gateway.caching.batches import shared_out
 from ledger.models import PriceRow
+from tests.gateway.caching.test_exact import refreshed
 from tests.gateway.house import Door
 from tests.scripted import Received, ScriptedUpstream, Step, json_answer
 
@@ -49,7 +50,7 @@ def vectors(answer: httpx.Response) -> list[list[float]]:
 
 async def test_a_batch_pays_only_for_what_is_new(door: Door, scripted: ScriptedUpstream) -> None:
     await sync_to_async(PriceRow.objects.create)(model="gpt-4o", input=Decimal(1))
-    await asyncio.sleep(1.2)
+    await refreshed(door)
     scripted.default = provider
     async with door.http() as http:
         first = await embed(http, ["a", "bb"])

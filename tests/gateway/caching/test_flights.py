@@ -13,6 +13,7 @@ from asgiref.sync import sync_to_async
 from gateway.caching import flights
 from ledger.models import PriceRow
 from tests.gateway import golden
+from tests.gateway.caching.test_exact import refreshed
 from tests.gateway.house import Door, client_key, eventually
 from tests.gateway.leaving import Leaver, request
 from tests.scripted import RESET, Chunk, Pause, ScriptedUpstream, Step, head, json_answer, sse
@@ -52,7 +53,7 @@ async def test_a_hundred_equal_calls_at_once_make_one_upstream_call(
     door: Door, scripted: ScriptedUpstream, body: dict[str, Any]
 ) -> None:
     await sync_to_async(PriceRow.objects.create)(model="gpt-4o", input=Decimal(1), output=Decimal(2))
-    await asyncio.sleep(1.2)
+    await refreshed(door)
     answer = sse(*CHUNKS, gap=0.05) if "stream" in body else slowly(json_answer(golden.COMPLETION))
     scripted.default = answer
     async with door.http(**many()) as http:
@@ -197,7 +198,7 @@ async def test_a_leader_who_may_not_pay_hands_over_to_who_may(door: Door, script
     from providers.models import ModelAlias
 
     await sync_to_async(lambda: ModelAlias.objects.filter(name="fast").update(cache_scope="team"))()
-    await asyncio.sleep(1.3)
+    await refreshed(door)
     scripted.default = json_answer(golden.COMPLETION)
     async with door.http() as http:
         answers = await asyncio.gather(

@@ -16,6 +16,7 @@ from django.urls import reverse
 
 from providers.models import CachePurge, ClientKey, ModelAlias
 from tests.gateway import golden
+from tests.gateway.caching.test_exact import refreshed
 from tests.gateway.house import Door, client_key
 from tests.scripted import ScriptedUpstream, json_answer
 
@@ -47,14 +48,14 @@ async def test_a_purge_of_a_key_an_alias_or_all_reaches_the_process_within_two_s
     async with door.http() as http:
         assert await states(http, door.key, other) == ["miss", "miss"]
         await sync_to_async(command("--key", row.id))()
-        await asyncio.sleep(2)
+        await asyncio.sleep(1.6)
         assert await states(http, door.key, other) == ["hit", "miss"]
         assert await sync_to_async(command("--alias", "fast"))() == {"purged": [f"alias:{alias.id}"]}
-        await asyncio.sleep(2)
+        await asyncio.sleep(1.6)
         assert await states(http, door.key, other) == ["miss", "miss"]
         assert await states(http, door.key, other) == ["hit", "hit"]
         await sync_to_async(command("--all"))()
-        await asyncio.sleep(2)
+        await asyncio.sleep(1.6)
         assert await states(http, door.key, other) == ["miss", "miss"]
     assert len(scripted.requests) == 7
 
@@ -63,11 +64,11 @@ async def test_what_a_key_brought_into_a_shared_cache_goes_with_it(door: Door, s
     scripted.default = json_answer(golden.COMPLETION)
     await sync_to_async(lambda: ModelAlias.objects.update(cache_scope="shared"))()
     row, author = await sync_to_async(client_key)("author")
-    await asyncio.sleep(1.3)
+    await refreshed(door)
     async with door.http() as http:
         assert await states(http, author, door.key) == ["miss", "hit"]
         await sync_to_async(command("--key", row.id))()
-        await asyncio.sleep(2)
+        await asyncio.sleep(1.6)
         assert await states(http, door.key) == ["miss"]
 
 
