@@ -60,6 +60,12 @@ class Watch:
             self.span = span
         counts[span % SPANS] += 1
 
+    def recent(self, now: float) -> tuple[int, int]:
+        """How many answers and failures in the window, now."""
+        passed = max(0, int(now / SPAN) - self.span)
+        kept = [(self.span - back) % SPANS for back in range(max(0, SPANS - passed))]
+        return sum(self.good[place] for place in kept), sum(self.bad[place] for place in kept)
+
     def is_bad(self) -> bool:
         failures = sum(self.bad)
         answers = failures + sum(self.good)

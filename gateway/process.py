@@ -25,6 +25,8 @@ class LimiterLike(Protocol):
     """See gateway.limits; the claims and verdicts are defined there."""
 
     estimates: Any
+    store: Any
+    mode: str
 
     def take(self, claim: Any) -> Awaitable[Any]: ...
 

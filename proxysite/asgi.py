@@ -19,19 +19,20 @@ from gateway.engine import engine  # noqa: E402
 from proxysite import start  # noqa: E402
 from proxysite.lazypages import LazyPages  # noqa: E402
 from proxysite.metricspage import MetricsPage  # noqa: E402
+from proxysite.statuspage import StatusPage  # noqa: E402
 from proxysite.switchboard import Switchboard  # noqa: E402
 
 # On Lambda most environments never see a page.
 pages = LazyPages()
 if not settings.ON_LAMBDA:
     pages.load()
+guard = (settings.GATEWAY_METRICS_TOKEN, settings.GATEWAY_METRICS_FROM)
 application = Switchboard(
     django=pages,
     gateway=GatewayHandler(),
     engine=engine,
     problems=start.problems,
     database=not settings.GATEWAY_STATELESS,
-    metrics=MetricsPage(engine.observer.total, settings.GATEWAY_METRICS_TOKEN, settings.GATEWAY_METRICS_FROM)
-    if settings.GATEWAY_METRICS_TOKEN or settings.GATEWAY_METRICS_FROM
-    else None,
+    metrics=MetricsPage(engine.observer.total, *guard) if any(guard) else None,
+    status=StatusPage(engine, *guard) if any(guard) else None,
 )

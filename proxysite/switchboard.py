@@ -37,7 +37,7 @@ class Switchboard:
     """The one ASGI application (https://asgi.readthedocs.io/en/latest/specs/main.html).
 
     `problems` gives reasons not to start: the lifespan then fails with them as its message. Without a `database`,
-    readiness does not ask one; without `metrics` there is no such page.
+    readiness does not ask one; without `metrics` or `status` there is no such page.
     """
 
     def __init__(
@@ -49,12 +49,14 @@ class Switchboard:
         problems: Callable[[], Sequence[Problem]] = tuple,
         database: bool = True,
         metrics: ASGIApp | None = None,
+        status: ASGIApp | None = None,
     ) -> None:
         self.django = django
         self.gateway = gateway
         self.engine = engine
         self.problems = problems
         self.metrics = metrics
+        self.status = status
         self.readiness = health.Readiness() if database else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,6 +72,8 @@ class Switchboard:
                 await health.readyz(scope, named(send), ready=self.engine.ready, readiness=self.readiness)
             elif path == "/metrics" and self.metrics is not None:
                 await self.metrics(scope, receive, named(send))
+            elif path == "/status" and self.status is not None:
+                await self.status(scope, receive, named(send))
             else:
                 await self.gateway(scope, receive, send)
         elif kind == "lifespan":

@@ -19,7 +19,7 @@ if settings.GATEWAY_ADMIN:
     # Only here: a function that serves requests never imports the admin.
     from django.contrib import admin
 
-    from proxysite import signin
+    from proxysite import signin, statuspage
 
     admin.autodiscover()
     admin.site.login_form = signin.GuardedSignIn
@@ -27,5 +27,6 @@ if settings.GATEWAY_ADMIN:
     admin.site.index_title = "Configuration and usage"
     urlpatterns[:0] = [
         path("admin", RedirectView.as_view(pattern_name="admin:index")),
+        path("admin/status/", admin.site.admin_view(statuspage.show), name="status"),
         path("admin/", admin.site.urls),
     ]

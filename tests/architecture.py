@@ -65,6 +65,7 @@ GATEWAY_ORDER = (
     "caching",
     "admission",
     "explaining",
+    "status",
     "predictions",
     "reading",
     "sleepers",
