@@ -1,7 +1,9 @@
 """What is mended inside a choice, whole or streamed: how it ended, its reasoning, content in parts, its tool calls."""
 
+import re
 import secrets as randomness
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import msgspec
 import structlog
@@ -32,6 +34,14 @@ FOREIGN = {
     "content_filtered": "content_filter",
     "guardrail_intervened": "content_filter",
     "safety": "content_filter",
+}
+
+# Of a delta that holds nothing else but its role and an empty content.
+_DELTA = rb'("delta": ?\{(?:"role": ?"assistant", ?)?(?:"content": ?(?:""|null), ?)?)'
+_TEXT = rb'(?=: ?"(?:[^"\\]|\\.)*"\})'
+RENAMES = {
+    "reasoning_content": (re.compile(_DELTA + b'"reasoning"' + _TEXT), rb'\1"reasoning_content"'),
+    "reasoning": (re.compile(_DELTA + b'"reasoning_content"' + _TEXT), rb'\1"reasoning"'),
 }
 
 decode_fields = msgspec.json.Decoder(Fields).decode
@@ -76,6 +86,14 @@ def signs_of(quirks: Quirks) -> tuple[bytes, ...]:
     if quirks.usage_path:
         signs.append(b'"%b"' % quirks.usage_path[0].encode())
     return tuple(signs)
+
+
+def reasoning_renamed(quirks: Quirks) -> Callable[[bytes], bytes] | None:
+    """Gives reasoning its other name where it stands at the end of a simple delta; None where no row asks for that."""
+    if not quirks.reasoning:
+        return None
+    pattern, replacement = RENAMES[quirks.reasoning]
+    return partial(pattern.sub, replacement)
 
 
 def mend_speech(speech: Fields, quirks: Quirks) -> None:

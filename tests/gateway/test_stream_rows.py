@@ -169,3 +169,24 @@ def test_any_rows_in_any_order_do_not_depend_on_the_cuts(
     assert out == run([wire], wants_usage=wants_usage) == run(pieces, wants_usage=wants_usage)
     assert out.count(DONE) <= 1
     assert out.count(b'"usage":{') - out.count(b'"x_groq":{"usage":{') <= wants_usage
+
+
+def test_names_that_every_chunk_lacks_are_put_in_without_reading_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    relay = ChatRelay(chat=True, wants_usage=False, model="fast")
+    lorax = line({**NAMELESS, "choices": [{"index": 0, "delta": {"role": "assistant", "content": "x"}}]})
+    first = relay.feed(lorax)
+    monkeypatch.setattr(relay, "_mended", None)
+    later = relay.feed(lorax * 2)
+    assert [chunk["id"] for chunk in told(first + later)] == [told(first)[0]["id"]] * 3
+    assert told(first)[0]["id"].startswith("chatcmpl-")
+    assert {chunk["model"] for chunk in told(later)} == {"fast"}
+    assert {chunk["object"] for chunk in told(later)} == {"chat.completion.chunk"}
+
+
+def test_reasoning_gets_its_name_without_reading_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    relay = ChatRelay(chat=True, wants_usage=False, quirks=ALL)
+    assert relay.feed(ROLE) == ROLE
+    monkeypatch.setattr(relay, "_mended", None)
+    assert relay.feed(event({"reasoning": 'a \\"}"reasoning":"'})) == event(
+        {"reasoning_content": 'a \\"}"reasoning":"'}
+    )
