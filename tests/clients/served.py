@@ -59,7 +59,9 @@ async def configure(data_dir: Path, text: str, values: dict[str, str] = VALUES) 
     file = data_dir / "gateway.yaml"
     file.write_text(text)
     answer = ""
-    for arguments in (("migrate",), ("import_config", str(file)), ("create_client_key", "app", "--json")):
+    # A budget would have each answer bounded, and a rate the tests.
+    key = ("create_client_key", "app", "--rpm", "0", "--budget", "none", "--json")
+    for arguments in (("migrate",), ("import_config", str(file)), key):
         done, _ = await asyncio.to_thread(manage, data_dir, *arguments, **values)
         assert done.returncode == 0, done.stdout + done.stderr
         answer = done.stdout
