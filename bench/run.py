@@ -25,10 +25,13 @@ from bench.servers import (
     start_full_shared,
     start_gateway,
     start_nginx,
+    start_observed,
+    start_silent,
     start_upstream,
 )
 
 BASELINE = "no framework"
+OBSERVED = 0.6  # of the baseline's CPU time: the most that logs and metrics may add
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,16 @@ def compare(row: Row, servers: Sequence[Server], core: int, rounds: int, seconds
             f"   {said(row, name, ratios)}",
             flush=True,
         )
+    if {"observed", "silent"} <= taken.keys():
+        print(f"  {added(taken['observed'], taken['silent'], taken[BASELINE])}", flush=True)
+
+
+def added(observed: Sequence[Figures], silent: Sequence[Figures], base: Sequence[Figures]) -> str:
+    """What logs and metrics add, in parts of the baseline: medians, since a round's difference is mostly noise."""
+    more, less, one = (statistics.median(figure.cpu_us for figure in figures) for figures in (observed, silent, base))
+    parts = (more - less) / one
+    verdict = "kept" if parts <= OBSERVED else "missed"
+    return f"logs and metrics: {more - less:.0f} us, {parts:.2f}x; target <= {OBSERVED}x: {verdict}"
 
 
 def said(row: Row, name: str, ratios: Sequence[float]) -> str:
@@ -151,6 +164,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=2.0, help="of load, for each server in each round")
     parser.add_argument("--streams", type=int, default=1000)
     parser.add_argument("--full", action="store_true", help="a key with scopes, three limits, a budget and a price")
+    parser.add_argument("--observed", action="store_true", help="with logs and metrics, beside the same without")
     parser.add_argument(
         "--quick", action="store_true", help="one short round of each: does it run, is the ledger right"
     )
@@ -162,6 +176,8 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
 
 def started_gateways(options: argparse.Namespace, own: int, other: int, upstream: int, place: Path) -> list[Server]:
     """The gateways that are measured."""
+    if options.observed:
+        return [start_silent(own, upstream, place), start_observed(own, upstream, place)]
     if options.full:
         return [start_full(own, upstream, place), start_full_shared(own, upstream, place, other)]
     return [start_gateway(own, upstream, place)]
@@ -170,7 +186,7 @@ def started_gateways(options: argparse.Namespace, own: int, other: int, upstream
 def baselines(options: argparse.Namespace, own: int, upstream: int, place: Path) -> list[Server]:
     """What the gateways are measured beside."""
     bare = start_bare(own, upstream)
-    if options.full:
+    if options.full or options.observed:
         return [bare]
     nginx = start_nginx(own, upstream, place)
     if nginx is None:

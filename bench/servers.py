@@ -207,7 +207,7 @@ def start_nginx(core: int, upstream: int, place: Path) -> Server | None:
 class Site:
     """A migrated SQLite database in `place`, with one provider from a configuration file, and its secrets."""
 
-    def __init__(self, core: int, upstream: int, place: Path) -> None:
+    def __init__(self, core: int, upstream: int, place: Path, **more: str) -> None:
         place.mkdir(exist_ok=True)
         config = place / "gateway.yaml"
         config.write_text(CONFIGURATION.format(upstream=upstream))
@@ -226,6 +226,7 @@ class Site:
             "BENCH_KEY": UPSTREAM_KEY,
             "GATEWAY_DEFAULT_RPM": "0",
             "GATEWAY_DEFAULT_BUDGET": "none",
+            **more,
         }
         self.manage("migrate", "--verbosity", "0")
 
@@ -252,6 +253,18 @@ def start_gateway(core: int, upstream: int, place: Path) -> Server:
     """With one client key that may do everything."""
     site = Site(core, upstream, place / "plain")
     return site.serve("gateway", key=site.key({}))
+
+
+def start_silent(core: int, upstream: int, place: Path) -> Server:
+    """With no line a request, and nothing counted."""
+    site = Site(core, upstream, place / "silent", GATEWAY_ACCESS_LOG="0")
+    return site.serve("silent", key=site.key({}))
+
+
+def start_observed(core: int, upstream: int, place: Path) -> Server:
+    """With a line a request and all metrics."""
+    site = Site(core, upstream, place / "observed", GATEWAY_METRICS_TOKEN=secrets.token_urlsafe(20))
+    return site.serve("observed", key=site.key({}))
 
 
 def start_full(core: int, upstream: int, place: Path) -> Server:

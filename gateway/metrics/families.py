@@ -135,11 +135,18 @@ BUFFERED = Family("gateway_buffered_bytes", "gauge", "Bytes in the buffers of al
 CATALOG_AGE = Family(
     "gateway_catalog_age_seconds", "gauge", "Since the configuration was last looked at.", (), MICROS, across="max"
 )
+BREAKERS = Family(
+    "gateway_breakers_open",
+    "gauge",
+    "Of a provider's credentials and models, how many are passed over because they are out of order.",
+    ("provider",),
+    across="max",
+)
 PROCESSES = Family("gateway_processes", "gauge", "Processes of the gateway that live.")
 
 FAMILIES = (
     *(REQUESTS, RESPONSES, ERRORS, REFUSALS, ATTEMPTS, TOKENS, COST, UNPRICED, CACHE, SAVED),
     *(DURATION, FIRST_BYTE, PER_TOKEN, OVERHEAD),
-    *(OPEN, STREAMS, WAITING, JOURNAL, AWAY, BUFFERED, CATALOG_AGE, PROCESSES),
+    *(OPEN, STREAMS, WAITING, JOURNAL, AWAY, BUFFERED, CATALOG_AGE, BREAKERS, PROCESSES),
 )
 BY_NAME = {family.name: family for family in FAMILIES}

@@ -1,5 +1,6 @@
 """What a request adds to the numbers: once when it is settled, once when its answer is over, and nothing in between."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,7 @@ class Meters:
         directory = data_dir / DIRECTORY if data_dir is not None else None
         self.page, self.shelf, self.wall = Page(directory), Shelf(directory), wall
         self._spots: dict[tuple[str, str, str, str, bool], Spots] = {}
+        self._broken: set[str] = set()  # providers of which something has been out of order
 
     def settled(self, receipt: Receipt, line: Settled) -> None:
         """A request that was admitted is over."""
@@ -128,6 +130,11 @@ class Meters:
             (f.PROCESSES, 1),
         ):
             self.page.values[self.page.slot(family)] = value
+        # Of a provider that is in order again it says 0.
+        open_ = Counter(watch.target.provider.name for watch in process.breakers.open.values())
+        self._broken |= open_.keys()
+        for name in self._broken:
+            self.page.values[self.page.slot(f.BREAKERS, name)] = open_[name]
 
     def total(self) -> Series:
         """Of all processes of this machine; reads files."""

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from bench.run import Row, said
+from bench.run import Figures, Row, added, said
 from bench.servers import COST
 from bench.upstream import CHUNKS, METERED_STREAM, PLAIN_STREAM
 from proxysite.env import BASE_DIR
@@ -15,7 +15,12 @@ from proxysite.env import BASE_DIR
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("options", "gateways"), [([], {"gateway": Decimal(0)}), (["--full"], {"all on": COST, "all on, SQL": COST})]
+    ("options", "gateways"),
+    [
+        ([], {"gateway": Decimal(0)}),
+        (["--full"], {"all on": COST, "all on, SQL": COST}),
+        (["--observed"], {"silent": Decimal(0), "observed": Decimal(0)}),
+    ],
 )
 def test_a_quick_run_fills_every_table_and_ends_well(options: list[str], gateways: dict[str, Decimal]) -> None:
     ran = subprocess.run(
@@ -57,3 +62,10 @@ def test_the_provider_sends_null_usage_in_each_chunk_only_to_those_who_ask() -> 
 )
 def test_the_median_ratio_is_held_against_the_target(name: str, ratios: list[float], text: str) -> None:
     assert said(Row("JSON", 32, None, target=4.0, full=5.0), name, ratios) == text
+
+
+@pytest.mark.parametrize(("cpu", "text"), [(260.0, "60 us, 0.60x"), (261.0, "61 us, 0.61x")])
+def test_what_logs_and_metrics_add_is_held_against_the_baseline(cpu: float, text: str) -> None:
+    observed, silent, base = ([Figures(1.0, figure, 1.0, 1.0, 1)] for figure in (cpu, 200.0, 100.0))
+    verdict = "kept" if cpu == 260.0 else "missed"
+    assert added(observed, silent, base) == f"logs and metrics: {text}; target <= 0.6x: {verdict}"

@@ -152,6 +152,22 @@ async def test_the_gauges_say_what_is_now(counted: Door, scripted: ScriptedUpstr
     assert value(numbers(counted), "gateway_open_streams") == 0
 
 
+async def test_a_provider_that_is_out_of_order_is_shown_until_it_is_in_order_again(
+    counted: Door, scripted: ScriptedUpstream
+) -> None:
+    await scripted.stop()
+    async with counted.http() as http:
+        for _ in range(6):
+            await http.post("/chat/completions", json=ASK)
+    process = await counted.engine.running()
+    counted.engine.observer.look()
+    assert value(numbers(counted), "gateway_breakers_open", provider="lab") >= 1
+    for watch in list(process.breakers.open.values()):
+        process.breakers.answered(watch.target, 0.1)
+    counted.engine.observer.look()
+    assert value(numbers(counted), "gateway_breakers_open", provider="lab") == 0
+
+
 async def test_nothing_is_counted_where_nobody_reads_it(door: Door, scripted: ScriptedUpstream) -> None:
     scripted.default = json_answer(golden.COMPLETION)
     async with door.http() as http:
