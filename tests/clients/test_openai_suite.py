@@ -37,9 +37,13 @@ log = logging.getLogger(__name__)
 STYLES = ("query-array", "form-array", "query-object", "form-object")
 KEYS = re.compile(r'^(api_key|admin_api_key) = ".*"$', re.MULTILINE)
 
-# What differs on purpose, and why: the beginning of a test's name, without its client.
+# What differs on purpose, and why: the beginning of a test's name. Without `encoding_format` the library asks for
+# base64 and gets it; where it checks strictly, it takes that for a fault.
+BASE64 = "the library checks the vectors before it decodes them"
 DIFFERENT = {
-    "test_models.py::TestModels::test_method_list": "the list of models is the gateway's own",
+    "test_embeddings.py::TestEmbeddings::test_method_create[": BASE64,
+    "test_embeddings.py::TestEmbeddings::test_raw_response_create[": BASE64,
+    "test_embeddings.py::TestEmbeddings::test_streaming_response_create[": BASE64,
 }
 
 
