@@ -10,6 +10,7 @@ import msgspec
 from gateway import belongings
 from gateway.admission import Grant
 from gateway.answers import as_stream, check_answer, read_error, with_base64, with_floats
+from gateway.asevents import response_events
 from gateway.asks import Ask, Form
 from gateway.belongings import is_kept
 from gateway.errors import UpstreamError, UpstreamInvalid, UpstreamTimeout
@@ -110,6 +111,10 @@ async def _as_it_is(grant: Grant, target: Target, upstream: UpstreamReply) -> Re
         receipt.usage_source = "none" if usage is None else "provider"
     if fields:
         body = await belongings.note(receipt, target, fields, body)
+    if ask.stream and ask.form is Form.RESPONSES and "output" in fields:
+        events = response_events(body)
+        if events is not None:
+            return Reply(target, upstream.status, EVENT_STREAM, events, headers=headers)
     return Reply(target, upstream.status, content_type, body, headers=headers)
 
 

@@ -35,6 +35,7 @@ GATEWAY_ORDER = (
     "refusals",
     "mending",
     "answers",
+    "asevents",
     "replies",
     "relays",
     "streams",

@@ -284,6 +284,30 @@ async def test_case_24_an_event_of_a_megabyte_passes(door: Door, scripted: Scrip
     assert large in await told(door)
 
 
+async def test_case_21_json_where_a_stream_was_asked_for_becomes_the_stream(
+    door: Door, scripted: ScriptedUpstream
+) -> None:
+    call = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "f", "arguments": '{"a":1}'}
+    whole = {**RESPONSE, "output": [MESSAGE, {**call, "status": "completed"}]}
+    waiting = {**RESPONSE, "status": "queued", "output": [], "usage": None}
+    scripted.enqueue(json_answer(whole), json_answer(whole), json_answer(waiting))
+    raw = await told(door)
+    async with door.client() as client, client.responses.stream(model="fast", input="Tell") as events:
+        seen = [event async for event in events]
+        final = await events.get_final_response()
+    async with door.http() as http:
+        queued = await http.post("/responses", json={"model": "fast", "input": "a", "stream": True, "background": True})
+    numbers = [json.loads(event.partition(b"data: ")[2])["sequence_number"] for event in raw.split(b"\n\n")[:-1]]
+    assert numbers == list(range(13))
+    assert raw.startswith(b'event: response.created\ndata: {"type":"response.created","sequence_number":0,')
+    assert [event.delta for event in seen if event.type == "response.output_text.delta"] == ["In a peaceful grove."]
+    assert [event.delta for event in seen if event.type == "response.function_call_arguments.delta"] == ['{"a":1}']
+    assert final.to_dict()["output"][0]["content"][0]["text"] == "In a peaceful grove."  # type: ignore[index]
+    assert queued.json() == waiting
+    rows = await door.rows(3)
+    assert [(row.tokens_out, row.outcome) for row in rows[:2]] == [(87, "ok")] * 2
+
+
 async def test_a_silent_stream_is_kept_alive_by_comments_only(
     door: Door, scripted: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
