@@ -1,10 +1,12 @@
 """What the openai package makes of failures: the class that it raises, how often it asks, what it tells its user."""
 
+import asyncio
 import time
 from typing import Any
 
 import openai
 import pytest
+import pytest_asyncio
 
 from tests.clients.sdk import MESSAGES, Sdk
 from tests.clients.served import Gateway
@@ -15,6 +17,17 @@ from tests.scripted import FIN, HANG, RESET, SSE_HEADERS, Chunk, ScriptedUpstrea
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 KEYS = {"message", "type", "param", "code"}
+
+
+@pytest_asyncio.fixture(autouse=True, loop_scope="session")
+async def in_order(gateway: Gateway, scripted: ScriptedUpstream) -> None:
+    """Good answers before each test: those that fail in it would else have the provider passed over in the next."""
+    scripted.default = json_answer(golden.COMPLETION)
+    ask = {"model": "fast", "messages": MESSAGES}
+    async with gateway.http() as http:
+        await asyncio.gather(*(http.post("/chat/completions", json=ask) for _ in range(6)))
+    scripted.requests.clear()
+    scripted.default = json_answer({})
 
 
 async def refused(sdk: Sdk, *, model: str = "fast", retries: int = 0, **ask: Any) -> openai.APIStatusError:
