@@ -1,8 +1,9 @@
-"""Two reads from AWS, signed by hand: an SSM parameter and an S3 object (pure). boto3 would cost half a cold start.
+"""Calls to AWS, signed by hand: an SSM parameter, an S3 object, KMS (pure). boto3 would cost half a cold start.
 
 https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
 """
 
+import base64
 import hashlib
 import hmac
 import json
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 KEPT = 300.0  # seconds, wall time, for which a value is not read again
@@ -79,19 +81,45 @@ def _cached(kind: str, name: str, read: Callable[[], str]) -> str:
     return value
 
 
-def _parameter(name: str, environ: Mapping[str, str]) -> str:
-    body = json.dumps({"Name": name, "WithDecryption": True}).encode()
-    headers = {"content-type": "application/x-amz-json-1.1", "x-amz-target": "AmazonSSM.GetParameter"}
-    status, answer = _call("ssm", "POST", "/", headers, body, environ)
+def wrapped_data_key(kms_key: str, context: Mapping[str, str], environ: Mapping[str, str] = os.environ) -> str:
+    """A new AES-256 key as KMS keeps it, in base64: encrypted under `kms_key`. Raises CallFailed."""
+    wanted = {"KeyId": kms_key, "KeySpec": "AES_256", "EncryptionContext": context}
+    answer = _json_call("kms", "TrentService.GenerateDataKeyWithoutPlaintext", wanted, environ, "KMS makes no data key")
+    return str(answer.get("CiphertextBlob", ""))
+
+
+def decrypted(wrapped: str, context: Mapping[str, str], environ: Mapping[str, str] = os.environ) -> bytes:
+    """What KMS has encrypted (base64) for that context. Raises CallFailed."""
+    wanted = {"CiphertextBlob": wrapped, "EncryptionContext": context}
+    answer = _json_call("kms", "TrentService.Decrypt", wanted, environ, "KMS does not decrypt it")
     try:
-        found = json.loads(answer)
-        if status == 200:
-            value: str = found["Parameter"]["Value"]
-            return value
+        return base64.b64decode(answer.get("Plaintext", ""), validate=True)
+    except (TypeError, ValueError):
+        raise CallFailed("KMS does not decrypt it: no Plaintext") from None
+
+
+def _parameter(name: str, environ: Mapping[str, str]) -> str:
+    wanted = {"Name": name, "WithDecryption": True}
+    failure = f"the SSM parameter {name} cannot be read"
+    try:
+        value: str = _json_call("ssm", "AmazonSSM.GetParameter", wanted, environ, failure)["Parameter"]["Value"]
+    except (KeyError, TypeError):
+        raise CallFailed(f"{failure}: 200") from None
+    return value
+
+
+def _json_call(service: str, target: str, wanted: object, environ: Mapping[str, str], failure: str) -> dict[str, Any]:
+    """The answer of a service that speaks JSON; raises CallFailed with `failure` and AWS's code."""
+    headers = {"content-type": "application/x-amz-json-1.1", "x-amz-target": target}
+    status, answer = _call(service, "POST", "/", headers, json.dumps(wanted).encode(), environ)
+    try:
+        found: dict[str, Any] = json.loads(answer)
         code = str(found.get("__type", "")).rpartition("#")[2]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        code = ""
-    raise CallFailed(f"the SSM parameter {name} cannot be read: {code or status}")
+    except (ValueError, AttributeError):
+        found, code = {}, ""
+    if status != 200 or not found:
+        raise CallFailed(f"{failure}: {code or status}")
+    return found
 
 
 def _stored_text(bucket: str, key: str, environ: Mapping[str, str]) -> str:

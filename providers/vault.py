@@ -18,6 +18,7 @@ from providers.secret import Secret
 
 VERSION = "v1"
 NONCE_BYTES = 12
+KEY_BYTES = 32
 # 16 characters of nonce, and at least the 22 of a bare tag.
 FORM = re.compile(r"v1\.[^.\s|]+\.[A-Za-z0-9_-]{16}\.[A-Za-z0-9_-]{22,}\Z")
 

@@ -14,6 +14,7 @@ import environ
 from django.core.exceptions import ImproperlyConfigured
 
 from providers import references
+from providers.keychain import FORM, Keychain, is_wrapped
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 DEVELOPMENT_FILE = "development.json"
@@ -127,13 +128,15 @@ def load_secrets(*, development: bool) -> Secrets:
     made = _development_values() if development else {}
     django_key = text("DJANGO_SECRET_KEY") or made.get("DJANGO_SECRET_KEY", "")
     problems: list[Problem] = []
-    encryption_keys = _keyring("GATEWAY_ENCRYPTION_KEYS", made, problems)
+    wrapped: dict[str, str] = {}
+    bare = _keyring("GATEWAY_ENCRYPTION_KEYS", made, problems, wrapped)
+    encryption_keys = Keychain(bare, wrapped) if wrapped else bare
     key_peppers = _keyring("GATEWAY_KEY_PEPPERS", made, problems)
     if not django_key:
         problems.append(Problem("DJANGO_SECRET_KEY", "is not set", _hint("DJANGO_SECRET_KEY")))
     elif len(django_key) < MIN_SECRET_BYTES or django_key.lower() in PUBLISHED or len(set(django_key)) < 8:
         problems.append(Problem("DJANGO_SECRET_KEY", "is too short or easily guessed", _hint("DJANGO_SECRET_KEY")))
-    values = [django_key.encode(), *encryption_keys.values(), *key_peppers.values()]
+    values = [django_key.encode(), *bare.values(), *key_peppers.values()]
     values = [value for value in values if value]
     if len(set(values)) != len(values):
         names = "DJANGO_SECRET_KEY, GATEWAY_ENCRYPTION_KEYS, GATEWAY_KEY_PEPPERS"
@@ -146,7 +149,10 @@ def no_secrets() -> Secrets:
     return Secrets(secrets.token_urlsafe(50), {}, {})
 
 
-def _keyring(name: str, made: Mapping[str, str], problems: list[Problem]) -> dict[str, bytes]:
+def _keyring(
+    name: str, made: Mapping[str, str], problems: list[Problem], wrapped: dict[str, str] | None = None
+) -> dict[str, bytes]:
+    """By id; of what is `wrapped`, where that may be, the bytes are empty."""
     value = text(name) or made.get(name, "")
     if not value:
         problems.append(Problem(name, "is not set", _hint(name)))
@@ -161,6 +167,8 @@ def _keyring(name: str, made: Mapping[str, str], problems: list[Problem]) -> dic
             problems.append(Problem(name, "has an entry that is not of the form id:base64", _hint(name)))
         elif key_id in ring:
             problems.append(Problem(name, f"has the id {key_id!r} twice", _hint(name)))
+        elif wrapped is not None and is_wrapped(encoded):
+            ring[key_id], wrapped[key_id] = b"", encoded.removeprefix(FORM)
         elif len(key) != MIN_SECRET_BYTES or len(set(key)) < 8:
             problems.append(Problem(name, f"entry {key_id!r} is not 32 random bytes in base64", _hint(name)))
         else:

@@ -18,6 +18,7 @@ import structlog
 from django.conf import settings
 
 from providers import snapshot
+from providers.keychain import Keychain
 from providers.scrubbing import Scrubber, forms
 from proxysite import env
 
@@ -145,7 +146,9 @@ def known_secrets() -> Callable[[], tuple[bytes, ...]]:
     """What this process holds: its own secrets, and the providers' tokens of the catalog that is in force."""
     own = [settings.SECRETS.django_key, settings.GATEWAY_METRICS_TOKEN, env.place("OPENAI_PROXY_KEY")]
     own.append(settings.DATABASES["default"].get("PASSWORD") or "")
-    for ring in (settings.GATEWAY_ENCRYPTION_KEYS, settings.GATEWAY_KEY_PEPPERS):
+    keys = settings.GATEWAY_ENCRYPTION_KEYS
+    # What KMS unwraps is not asked for to be looked for: it stands in no text of this process.
+    for ring in (keys.bare if isinstance(keys, Keychain) else keys, settings.GATEWAY_KEY_PEPPERS):
         own += [base64.b64encode(key).decode() for key in ring.values()]
     seen, found = snapshot.current(), forms(own)
 

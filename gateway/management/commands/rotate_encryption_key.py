@@ -8,7 +8,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from gateway.limits.store import Store
-from providers import reseal
+from providers import awscalls, keychain, reseal
 from providers.audit import ActingCommand
 from providers.vault import VaultError
 
@@ -26,6 +26,7 @@ class Command(ActingCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         step = parser.add_mutually_exclusive_group(required=True)
         step.add_argument("--generate", metavar="ID", help="print a new entry for GATEWAY_ENCRYPTION_KEYS")
+        parser.add_argument("--kms", metavar="KEY", help="with --generate: let this key of AWS KMS make and wrap it")
         step.add_argument("--status", action="store_true", help="count the sealed values by key")
         step.add_argument("--rewrap", action="store_true", help="seal everything with the first key")
         step.add_argument("--verify", action="store_true", help="the same as --status, but ends with 1 if any is left")
@@ -34,7 +35,7 @@ class Command(ActingCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         if options["generate"]:
-            self._generate(options["generate"], as_json=options["json"])
+            self._generate(options["generate"], options["kms"], as_json=options["json"])
             return
         without = without_key() if options["rewrap"] or options["status"] else []
         if without and options["rewrap"]:
@@ -60,10 +61,14 @@ class Command(ActingCommand):
         if left and not options["status"]:
             raise SystemExit(1)
 
-    def _generate(self, key_id: str, *, as_json: bool) -> None:
+    def _generate(self, key_id: str, kms_key: str | None, *, as_json: bool) -> None:
         if not key_id.isalnum() or key_id in reseal.ring():
             raise CommandError(f"{key_id} is in use, or no id of letters and digits.")
-        entry = f"{key_id}:{base64.b64encode(secrets.token_bytes(32)).decode()}"
+        try:
+            wrapped = kms_key and keychain.wrapped_entry(key_id, kms_key)
+        except awscalls.CallFailed as error:
+            raise CommandError(str(error)) from None
+        entry = wrapped or f"{key_id}:{base64.b64encode(secrets.token_bytes(32)).decode()}"
         self.stdout.write(json.dumps({"entry": entry}) if as_json else entry)
 
 
