@@ -13,7 +13,7 @@ from django.db import DatabaseError
 
 from providers import repepper, vault
 from providers.addresses import AddressError
-from providers.models import Credential
+from providers.models import Credential, ModelAlias
 
 Row = TypeVar("Row")
 
@@ -53,6 +53,22 @@ def check_peppers(databases: Sequence[str] | None = None, **kwargs: Any) -> list
         )
         for pepper_id in sorted(_read(used, databases))
         if pepper_id not in settings.GATEWAY_KEY_PEPPERS
+    ]
+
+
+@register(Tags.database)
+def check_semantic_aliases(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """gateway.W002: aliases that compare questions by embeddings which nobody makes."""
+    rows = ModelAlias.objects.filter(enabled=True).exclude(cache="off").exclude(cache_semantic="")
+    return [
+        Warning(
+            f"The alias {row.name} compares questions by the embeddings of {row.cache_semantic!r}, and there is no "
+            "such alias: only equal requests are found in its cache.",
+            hint="Make that alias, with a route to a model for embeddings, or empty the field.",
+            id="gateway.W002",
+        )
+        for row in _read(rows, databases)
+        if not ModelAlias.objects.filter(enabled=True, name=row.cache_semantic).exists()
     ]
 
 

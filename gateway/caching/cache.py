@@ -1,7 +1,7 @@
 """The step of admission that may answer a request without a provider: a kept answer, or one that is under way."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 
 from gateway.asks import Ask, Form
+from gateway.breakers import Unavailable
 from gateway.caching import identity, serving, wishes
 from gateway.caching.batches import Batch
 from gateway.caching.flights import Flight, Reader
@@ -71,7 +72,7 @@ class Cache:
             # What a budget will bound the answer to is a part of what is sent.
             sent = ask.bounded(OUTPUT_CAP) if budgets_of(key, config) else ask
             try:
-                return await step(ask, sent, targets[0], shelf, receipt)
+                return await step(ask, sent, _first(targets, receipt), shelf, receipt)
             except NotComparable:
                 pass
         serving.mark(receipt, serving.BYPASS)
@@ -239,3 +240,12 @@ def _note_saving(receipt: Receipt, flight: Flight) -> None:
     leader = flight.leader
     if receipt.usage is not None and leader.attempts:
         receipt.saved, _ = leader.bill.cost(leader.attempts[-1].target, receipt.usage, sent=True)
+
+
+def _first(targets: Sequence[Target], receipt: Receipt) -> Target:
+    """The one that would be asked: what is out of order is passed over there too."""
+    breakers = receipt.process.breakers
+    try:
+        return (breakers.usable(targets) if breakers.open else targets)[0]
+    except Unavailable:
+        return targets[0]

@@ -9,8 +9,8 @@ import httpx
 from asgiref.sync import sync_to_async
 
 from providers import snapshot
-from providers.models import ModelAlias
-from tests.gateway import golden
+from providers.models import ModelAlias, Route
+from tests.gateway import golden, house
 from tests.gateway.house import Door, client_key
 from tests.scripted import ScriptedUpstream, json_answer, sse
 
@@ -327,3 +327,24 @@ async def test_a_hit_takes_a_request_of_its_limits_and_no_tokens(door: Door, scr
     assert [answer.headers["x-ratelimit-remaining-requests"] for answer in answers] == ["59", "58", "57", "56"]
     assert "x-ratelimit-remaining-tokens" in answers[0].headers
     assert "x-ratelimit-remaining-tokens" not in answers[1].headers
+
+
+async def test_what_stands_in_for_a_route_out_of_order_is_found_there(door: Door, scripted: ScriptedUpstream) -> None:
+    def two_routes() -> None:
+        down = house.provider("down", "http://127.0.0.1:9/v1")
+        Route.objects.filter(alias__name="fast").update(position=1)
+        Route.objects.create(alias=ModelAlias.objects.get(name="fast"), provider=down, model="gpt-4o", position=0)
+
+    await sync_to_async(two_routes)()
+    await refreshed(door)
+    scripted.default = json_answer(golden.COMPLETION)
+    process = door.engine.process
+    assert process is not None
+    async with door.http() as http:
+        for n in range(40):
+            await ask(http, {**ASK, "seed": n})
+            if process.breakers.open:
+                break
+        assert process.breakers.open
+        states = [state(await ask(http, ASK)) for _ in range(2)]
+    assert states == ["miss", "hit"]

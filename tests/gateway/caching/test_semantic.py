@@ -15,6 +15,7 @@ from gateway.caching import vectors
 from gateway.caching.meanings import Meanings
 from gateway.models import KeptQuestion
 from gateway.process import Memory
+from providers.checks import check_semantic_aliases
 from tests.gateway import golden, house
 from tests.gateway.house import Door, client_key
 from tests.scripted import Received, ScriptedUpstream, Step, json_answer, sse
@@ -196,3 +197,14 @@ def test_only_vectors_with_a_direction_are_compared() -> None:
         with pytest.raises(vectors.NoVector):
             vectors.from_bytes(data)
     assert vectors.nearest(one, [vectors.direction([1.0, 0.0, 0.0])]) is None
+
+
+@pytest.mark.django_db
+def test_an_alias_whose_embeddings_nobody_makes_is_named_by_the_check() -> None:
+    house.alias("fast", cache="on", cache_semantic="embed")
+    house.alias("off", cache_semantic="embed")
+    [warning] = check_semantic_aliases(["default"])
+    assert warning.id == "gateway.W002"
+    assert "The alias fast" in warning.msg
+    house.alias("embed")
+    assert check_semantic_aliases(["default"]) == []
