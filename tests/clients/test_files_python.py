@@ -106,7 +106,8 @@ async def test_case_38_speech_is_heard_while_the_rest_is_still_made(
         speaking = client.audio.speech.with_streaming_response.create(model="fast", voice="alloy", input="Hello")
         async with speaking as answer:
             assert await anext(answer.iter_bytes()) == b"x" * 500
-    await scripted.idle()
+    # Other connections may be kept; this one went with its client.
+    await asyncio.wait_for(scripted.connections[scripted.requests[0].connection].left.wait(), 5)
 
 
 async def test_speech_in_events_is_read_to_its_end(sdk: Sdk, scripted: ScriptedUpstream) -> None:
