@@ -37,14 +37,14 @@ def store(entries: Sequence[Settled]) -> list[str]:
     that. What moves with a row (daily totals, spent money) moves for the returned ids, and so once.
     """
     columns = [row_of(entry) for entry in entries]
-    rows = [_parameters(dict(row)) for row in columns]
+    rows = [parameters(dict(row)) for row in columns]
     # SQLite takes a bounded number of parameters a statement.
     step = (connection.features.max_query_params or 65_535) // len(_COLUMNS)
     new: list[str] = []
     with transaction.atomic(), connection.cursor() as cursor:
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
-            cursor.execute(_insert(len(part)), list(chain.from_iterable(part)))
+            cursor.execute(insertion(len(part)), list(chain.from_iterable(part)))
             new += [request_id for (request_id,) in cursor.fetchall()]
         _move(entries, columns, set(new))
     return new
@@ -91,7 +91,7 @@ def row_of(entry: Settled) -> dict[str, Any]:
     return row
 
 
-def _parameters(row: dict[str, Any]) -> list[Any]:
+def parameters(row: dict[str, Any]) -> list[Any]:
     """The row's values in the order of the columns; only times, JSON and money look different there."""
     ops = connection.ops
     for name in _TIMES:
@@ -104,7 +104,8 @@ def _parameters(row: dict[str, Any]) -> list[Any]:
     return [row[name] for name in _COLUMNS]
 
 
-def _insert(count: int) -> str:
+def insertion(count: int) -> str:
+    """The statement that makes so many rows and names those that were not there before."""
     quote = connection.ops.quote_name
     names = [quote(name) for name in _COLUMNS]
     values = f"({', '.join(['%s'] * len(names))})"

@@ -1,40 +1,16 @@
 """Prices to edit; budgets with what is spent, daily totals and alerts to look at."""
 
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib import admin
-from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
 from ledger import enduser_admin
 from ledger.models import Alert, BudgetAccount, DailyRollup, PriceRow
 from providers.admin.history import HistoryAdmin
 from providers.admin.ownership import HistoryShown
-
-if TYPE_CHECKING:  # generic for the type checker alone
-    _ModelAdmin = admin.ModelAdmin[Any]
-else:
-    _ModelAdmin = admin.ModelAdmin
-
-
-class ReadOnlyAdmin(_ModelAdmin):
-    """What the gateway writes: nobody else does."""
-
-    actions = None
-    list_per_page = 50
-    list_max_show_all = 50
-    show_full_result_count = False
-    show_facets = admin.ShowFacets.NEVER
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
+from providers.admin.readonly import ReadOnlyAdmin
 
 
 @admin.register(PriceRow)

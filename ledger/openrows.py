@@ -26,7 +26,7 @@ def commit(entry: Opened) -> None:
     row = drain.row_of(Settled(**known, outcome=OPEN, sent=True))
     # One statement, which needs no transaction around it: each would be two more ways to the database and back.
     with connection.cursor() as cursor:
-        cursor.execute(drain._insert(1), drain._parameters(row))
+        cursor.execute(drain.insertion(1), drain.parameters(row))
 
 
 def store_each(entries: Sequence[Settled], reject: Reject) -> None:

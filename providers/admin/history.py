@@ -3,32 +3,21 @@
 from typing import Any
 
 from django.contrib import admin
-from django.http import HttpRequest
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 
+from providers.admin.readonly import ReadOnlyAdmin
 from providers.models import ClientKey, Credential, Issuer, ModelAlias, Provider, Route, Team
 
 
-class HistoryAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class HistoryAdmin(ReadOnlyAdmin):
     """Rows that are gone are found here too."""
 
     list_display = ("history_date", "actor", "kind", "row")
     list_filter = ("history_type", "history_date")
     search_fields = ("id", "actor")
-    list_per_page = 50
-    show_full_result_count = False
     fields = ("history_date", "actor", "kind", "row", "history_change_reason", "changes")
     readonly_fields = fields
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
     @admin.display(description="what", ordering="history_type")
     def kind(self, record: Any) -> str:

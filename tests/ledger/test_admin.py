@@ -5,11 +5,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from django.contrib.admin import site
 from django.contrib.auth.models import User
 from django.contrib.contenttypes.models import ContentType
 from django.test import Client
-from django.urls import path
 
 from ledger import admin as ledger_admin
 from ledger.models import UsageRecord
@@ -17,8 +15,7 @@ from providers.models import ClientKey, ModelAlias
 
 LIST = "/admin/ledger/usagerecord/"
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
-urlpatterns = [path("admin/", site.urls)]
-pytestmark = [pytest.mark.django_db, pytest.mark.urls(__name__)]
+pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture

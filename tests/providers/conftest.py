@@ -5,9 +5,11 @@ from typing import Any
 
 import environ
 import pytest
+from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.db import connections
-from pytest_django import DjangoDbBlocker
+from django.test import Client
+from pytest_django import DjangoDbBlocker, Settings
 
 from providers import catalog, keyring
 from providers.snapshot import Catalog
@@ -61,3 +63,12 @@ def postgres(postgres_url: str, django_db_blocker: DjangoDbBlocker) -> Iterator[
             connections["default"].close()
             connections.settings["default"] = kept
             connections["default"] = connection
+
+
+@pytest.fixture
+def admin(settings: Settings, db: None) -> Client:
+    """A superuser's browser, where providers on this machine are allowed."""
+    settings.DEVELOPMENT = True
+    client = Client()
+    client.force_login(User.objects.create_superuser("root"))
+    return client

@@ -17,6 +17,7 @@ from providers.models import ClientKey, Credential, ModelAlias, Provider, Route
 from providers.presets import presets
 from providers.probing import ProbeResult
 from providers.targets import CredentialCard, ProviderCard
+from tests.providers.pages import errors, page, url
 
 pytestmark = pytest.mark.django_db
 CANARY = "sk-canary-0123456789-wxyz"
@@ -30,27 +31,6 @@ PROVIDER = {
     "quirks": "{}",
     "timeouts": "{}",
 }
-
-
-@pytest.fixture
-def admin(settings: Settings) -> Client:
-    settings.DEVELOPMENT = True
-    client = Client()
-    client.force_login(User.objects.create_superuser("root"))
-    return client
-
-
-def url(page: str, *args: str) -> str:
-    return reverse(f"admin:providers_{page}", args=args)
-
-
-def page(response: Any) -> str:
-    assert response.status_code == 200
-    return str(response.content.decode())
-
-
-def errors(response: Any) -> list[str]:
-    return re.findall(r'<ul class="errorlist[^"]*"[^>]*><li>(.*?)</li>', page(response))
 
 
 def credential_fields(row: Credential | None = None, **fields: str) -> dict[str, str]:

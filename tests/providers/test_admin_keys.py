@@ -2,41 +2,19 @@
 
 import re
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
 from django.test import Client
-from django.urls import reverse
 from django.utils import timezone
 from pytest_django import Settings
 
 from providers.models import ClientKey, ModelAlias, Provider, Team
+from tests.providers.pages import errors, page, url
 
 pytestmark = pytest.mark.django_db
 TOKEN = re.compile(r"sk-gw-[0-9A-Za-z]{10}-[0-9A-Za-z]{49}")
 LIMITS = {"rpm": "600", "burst": "60", "tpm": "", "concurrency": "5"}
-
-
-@pytest.fixture
-def admin(settings: Settings) -> Client:
-    settings.DEVELOPMENT = True
-    client = Client()
-    client.force_login(User.objects.create_superuser("root"))
-    return client
-
-
-def url(page: str, *args: str) -> str:
-    return reverse(f"admin:providers_{page}", args=args)
-
-
-def page(response: Any) -> str:
-    assert response.status_code == 200
-    return str(response.content.decode())
-
-
-def errors(response: Any) -> list[str]:
-    return re.findall(r'<ul class="errorlist[^"]*"[^>]*><li>(.*?)</li>', page(response))
 
 
 def test_a_team_is_made_with_its_limits_and_its_budget(admin: Client) -> None:
