@@ -72,6 +72,21 @@ def check_semantic_aliases(databases: Sequence[str] | None = None, **kwargs: Any
     ]
 
 
+@register(Tags.database)
+def check_adapters(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """gateway.W004: aliases that let callers name an adapter, and lead to no provider that takes one."""
+    rows = ModelAlias.objects.exclude(adapters=[]).prefetch_related("routes__provider")
+    return [
+        Warning(
+            f"The alias {row.name} lets its callers name adapters, and none of its providers takes one.",
+            hint="Give one of them the quirk adapter, such as {adapter}, or take the alias's adapters out.",
+            id="gateway.W004",
+        )
+        for row in _read(rows, databases)
+        if not any("adapter" in (route.provider.quirks or {}) for route in row.routes.all())
+    ]
+
+
 def _unknown_encryption_key(key_id: str, names: Sequence[str]) -> CheckMessage:
     return Error(
         f"{_listed(names)} sealed with the encryption key {key_id!r}, which is not in GATEWAY_ENCRYPTION_KEYS.",

@@ -9,7 +9,7 @@ from django.core.exceptions import ValidationError
 from django.utils.text import capfirst
 
 from providers import aliases as alias_names
-from providers import dialects
+from providers import dialects, quirks
 from providers.addresses import AddressError, origin
 from providers.configfile import ConfigError
 from providers.draft import ProviderValues, settled
@@ -68,8 +68,8 @@ class ProviderForm(forms.ModelForm):  # type: ignore[type-arg]
     options = JSONText(required=False)
     quirks = JSONText(
         required=False,
-        help_text='Edits of each request for this upstream, such as {"rename": {"max_completion_tokens": '
-        '"max_tokens"}, "drop": ["user"], "set": {"safe_prompt": true}, "headers": {"x-title": "gateway"}}.',
+        help_text='What is different at this upstream, such as {"rename": {"max_completion_tokens": "max_tokens"}, '
+        f'"drop": ["user"], "set": {{"safe_prompt": true}}}}. There are {", ".join(quirks.NAMES)}: docs/providers.md.',
     )
     timeouts = JSONText(
         required=False,

@@ -32,6 +32,16 @@ CLIENTS = (
     Line("OpenAI for TypeScript 6 and 7", "chat, streams, embeddings, errors", ("clients/test_openai_node.py",)),
     Line("OpenAI for TypeScript 7", "uploads and downloads", ("clients/test_files_node.py",)),
     Line("Azure's client of OpenAI for Python", "deployments, and the v1 form", ("gateway/test_azure_clients.py",)),
+    Line(
+        "Vercel's AI SDK (openai-compatible)",
+        "streams, tools, reasoning, usage, errors and vectors of providers with their own ways",
+        ("clients/test_other_libraries.py::test_case_15_and_16_the_ai_sdk", "gateway/test_stream_rows.py"),
+    ),
+    Line(
+        "LangChain for Python",
+        "streams, tools, usage counted once, errors and vectors of such providers",
+        ("clients/test_other_libraries.py::test_case_15_and_16_langchain",),
+    ),
     Line("Anthropic for Python", "messages, streams, token counts, models, errors", ("gateway/test_messages.py",)),
     Line(
         "curl",

@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from asgiref.sync import sync_to_async
 
+from providers.models import ClientKey
 from providers.presets import presets
 from tests.gateway import golden, house
 from tests.gateway.house import TOKEN, Door
@@ -61,6 +63,17 @@ async def test_case_06_the_v1_form_of_azure_has_no_date_and_its_key_in_a_header_
     assert sent.target == "/openai/v1/chat/completions"
     assert sent.json()["model"] == "my-deployment"
     assert (sent.header("api-key"), sent.header("authorization")) == (TOKEN, None)
+
+
+async def test_case_10_a_key_from_elsewhere_may_have_spaces_inside(door: Door, scripted: ScriptedUpstream) -> None:
+    scripted.default = json_answer(golden.COMPLETION)
+    await sync_to_async(ClientKey.objects.adopt)("My API Key", name="old", aliases=["gpt"])
+    await door.engine.sql(door.engine.reader.load)
+    async with door.http() as http:
+        for header in ({"authorization": "Bearer My API Key"}, {"api-key": "My API Key"}):
+            answer = await http.post("/chat/completions", json={"model": "gpt", "messages": []}, headers=header)
+            assert answer.status_code == 200
+    assert len(scripted.requests) == 2
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["numbers", "base64"])

@@ -5,7 +5,8 @@ from django.core import checks
 from django.db import connection
 from pytest_django import DjangoAssertNumQueries, Settings
 
-from providers.models import ClientKey, Credential, Provider
+from providers.checks import check_adapters
+from providers.models import ClientKey, Credential, ModelAlias, Provider, Route
 
 
 def found() -> list[tuple[str, str]]:
@@ -91,3 +92,15 @@ def test_a_database_that_is_not_migrated_yet_does_not_stop_migrate(postgres: Non
         for table in (Credential._meta.db_table, ClientKey._meta.db_table):
             cursor.execute(break_it.format(table))
     assert found() == []
+
+
+@pytest.mark.django_db
+def test_an_alias_with_adapters_that_no_provider_of_it_takes_is_named() -> None:
+    provider = Provider.objects.create(name="p", base_url="https://x.example.com/v1")
+    alias = ModelAlias.objects.create(name="fast", adapters=["tickets/*"])
+    Route.objects.create(alias=alias, provider=provider)
+    [message] = check_adapters(["default"])
+    assert (message.id, "The alias fast " in message.msg) == ("gateway.W004", True)
+    Provider.objects.update(quirks={"adapter": "{adapter}"})
+    assert check_adapters(["default"]) == []
+    assert check_adapters(None) == []
