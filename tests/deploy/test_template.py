@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gateway.metrics.families import BY_NAME
 from proxysite.env import BASE_DIR
 from tests.machine import sam_python
 
@@ -95,6 +96,17 @@ def test_logs_are_kept_for_a_time_and_the_upkeep_runs_daily(resources: dict[str,
     (rule,) = of_kind(resources, "AWS::Events::Rule")
     assert (rule["ScheduleExpression"], rule["State"]) == ("rate(1 day)", "ENABLED")
     assert len(of_kind(resources, "AWS::CloudWatch::Alarm")) == 5
+
+
+def test_the_dashboard_draws_what_the_function_tells(resources: dict[str, Any]) -> None:
+    (dashboard,) = of_kind(resources, "AWS::CloudWatch::Dashboard")
+    body = dashboard["DashboardBody"]["Fn::Sub"]
+    assert len(json.loads(body)["widgets"]) == 6
+    drawn = set(re.findall(r'"(gateway_\w+)"', body))
+    assert len(drawn) == 4
+    assert drawn <= set(BY_NAME)
+    filters = {name: value for name, value in resources.items() if value["Type"] == "AWS::Logs::MetricFilter"}
+    assert set(filters) == {"ServerErrors", "TokensIn", "TokensOut"}
 
 
 def test_sam_finds_no_fault_in_the_template() -> None:
