@@ -53,7 +53,7 @@ class Captures:
         self.cap, self.memory = cap, memory
         self.waiting: deque[Taken] = deque()
         self.held = 0
-        self.kept = self.dropped = 0
+        self.dropped = 0
 
     def begin(self, receipt: Receipt, alias: AliasCard, body: bytes) -> None:
         """Called for each admitted request: draws whether it is one of those that are kept."""
@@ -65,13 +65,13 @@ class Captures:
     def settled(self, receipt: Receipt, capture: Capture) -> None:
         """The request is over: its bodies wait for being stored. Never raises."""
         size = len(capture.request) + capture.kept
-        if self.held + size > QUEUE_BYTES:
-            self.dropped += 1
-            return
         try:
+            if self.held + size > QUEUE_BYTES:
+                raise Overloaded("The queue is full.")
             self.memory.take(size)
         except Overloaded:
             self.dropped += 1
+            log.warning("payload_dropped", request_id=receipt.call.id, dropped=self.dropped)
             return
         self.held += size
         call, key = receipt.call, receipt.call.key
@@ -102,4 +102,3 @@ class Captures:
             size = len(taken.request) + len(taken.response)
             self.held -= size
             self.memory.give(size)
-        self.kept += count
