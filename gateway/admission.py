@@ -1,6 +1,6 @@
 """What a request may have, and from whom. The order of the steps is security, so it is code and not configuration."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from gateway import wayfinding
@@ -108,19 +108,16 @@ def within_scope(key: KeyCard, ask: Ask, receipt: Receipt) -> Ask:
         only_answers(key, ask)
     if key.max_n is not None and ask.choices > key.max_n:
         raise BadRequest(f"`n` may be at most {key.max_n} with this key.", param="n", code="invalid_value")
-    if key.max_tokens is not None:
-        if ask.max_tokens is not None and ask.max_tokens > key.max_tokens:
-            raise BadRequest(
-                f"An answer may have at most {key.max_tokens} tokens with this key.",
-                param="max_tokens" if "max_tokens" in ask.fields else ask.bound,
-                code="invalid_value",
-            )
-        ask = ask.bounded(key.max_tokens)
-    if receipt.call.end_user:
-        return replace(ask, end_user=receipt.call.end_user)
-    if not ask.end_user and (key.end_user_limits or key.end_user_budget is not None):
-        ask = replace(ask, end_user=callers.network(receipt.call.caller()))
-    return ask
+    if key.max_tokens is not None and ask.max_tokens is not None and ask.max_tokens > key.max_tokens:
+        raise BadRequest(
+            f"An answer may have at most {key.max_tokens} tokens with this key.",
+            param="max_tokens" if "max_tokens" in ask.fields else ask.bound,
+            code="invalid_value",
+        )
+    end_user = receipt.call.end_user or ask.end_user
+    if not end_user and (key.end_user_limits or key.end_user_budget is not None):
+        end_user = callers.network(receipt.call.caller())
+    return ask.prescribed(key.max_tokens, end_user)
 
 
 def only_answers(key: KeyCard, ask: Ask) -> None:

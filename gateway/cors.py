@@ -5,6 +5,7 @@ any key lets in; the call itself is answered for those of its own key. Secret ke
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 from gateway.errors import Forbidden
@@ -61,13 +62,18 @@ def preflight(headers: Iterable[tuple[bytes, bytes]], origin: str) -> Headers:
 
 def readable(headers: Headers, origin: str) -> Headers:
     """What lets a page of that origin read the answer, and which of its headers."""
-    names = [name.decode("ascii") for name, _ in headers]
-    shown = [name for name in names if name in READ or name.startswith(READ_PREFIXES)]
     return [
         (b"access-control-allow-origin", origin.encode("latin-1")),
-        (b"access-control-expose-headers", ", ".join(shown).encode("ascii")),
+        (b"access-control-expose-headers", _exposed(tuple([name for name, _ in headers]))),
         (b"vary", b"Origin"),
     ]
+
+
+@lru_cache(maxsize=256)
+def _exposed(names: tuple[bytes, ...]) -> bytes:
+    """Answers have few different sets of headers."""
+    found = [name.decode("ascii") for name in names]
+    return ", ".join(name for name in found if name in READ or name.startswith(READ_PREFIXES)).encode("ascii")
 
 
 def is_preflight(scope: dict[str, Any]) -> bool:

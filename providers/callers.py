@@ -20,6 +20,7 @@ def address(peer: str, forwarded: Sequence[str], hops: int) -> str:
     return _bare(entries[-hops]) or peer
 
 
+@lru_cache(maxsize=10_000)
 def network(caller: str) -> str:
     """What limits are counted under: an IPv4 address, or the /64 that one IPv6 customer has."""
     try:
