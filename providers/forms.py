@@ -23,9 +23,9 @@ class JSONText(forms.JSONField):
     widget = forms.Textarea(attrs={"rows": 4, "class": "json", "spellcheck": "false"})
 
     def prepare_value(self, value: Any) -> Any:
-        return (
-            json.dumps(value, indent=2, ensure_ascii=False) if isinstance(value, dict) else super().prepare_value(value)
-        )
+        if value is None or isinstance(value, dict):
+            return json.dumps(value or {}, indent=2, ensure_ascii=False)
+        return super().prepare_value(value)
 
     def clean(self, value: Any) -> Any:
         found = super().clean(value)

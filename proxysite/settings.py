@@ -73,7 +73,6 @@ if not GATEWAY_ADMIN:
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
-        "DIRS": [BASE_DIR / "proxysite" / "templates"],
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [

@@ -32,11 +32,12 @@ class ModelAliasAdmin(OwnedAdmin):
     search_fields = ("name",)
     fieldsets = (
         (None, {"fields": ("name", "strategy", "enabled")}),
-        ("Adapters", {"fields": ("adapters",)}),
-        ("Limits of all its callers together", {"fields": tuple(allowances.LIMITS)}),
-        ("Cached answers", {"fields": tuple(allowances.CACHE)}),
-        ("Captured payloads", {"fields": tuple(allowances.CAPTURE)}),
-        ("When things take long", {"fields": ("retry_after_timeout", "early_200")}),
+        # Folded: the routes below are what an alias is made for.
+        ("Adapters", {"fields": ("adapters",), "classes": ("collapse",)}),
+        ("Limits of all its callers together", {"fields": tuple(allowances.LIMITS), "classes": ("collapse",)}),
+        ("Cached answers", {"fields": tuple(allowances.CACHE), "classes": ("collapse",)}),
+        ("Captured payloads", {"fields": tuple(allowances.CAPTURE), "classes": ("collapse",)}),
+        ("When things take long", {"fields": ("retry_after_timeout", "early_200"), "classes": ("collapse",)}),
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ModelAlias]:

@@ -32,11 +32,11 @@ FACTS = (
 )
 ALLOWANCES = [
     ("What it may ask for", {"fields": ("aliases", "endpoints", "default_provider", "max_tokens", "max_n", "cidrs")}),
-    ("Pages", {"fields": ("origins", "address_rpm", "address_tpm", "address_concurrency")}),
+    ("Pages", {"fields": ("origins", "address_rpm", "address_tpm", "address_concurrency"), "classes": ("collapse",)}),
     ("Limits", {"fields": tuple(allowances.LIMITS)}),
-    ("Cached answers", {"fields": ("cache", "cache_ttl")}),
-    ("Captured payloads", {"fields": tuple(allowances.CAPTURE)}),
-    ("Explanations", {"fields": ("may_explain",)}),
+    ("Cached answers", {"fields": ("cache", "cache_ttl"), "classes": ("collapse",)}),
+    ("Captured payloads", {"fields": tuple(allowances.CAPTURE), "classes": ("collapse",)}),
+    ("Explanations", {"fields": ("may_explain",), "classes": ("collapse",)}),
     ("Money", {"fields": (*allowances.BUDGET, "unknown_price", "tags")}),
     (
         "Each end user",

@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.contrib import admin
+from django.http import HttpRequest
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 
@@ -18,6 +19,10 @@ class HistoryAdmin(ReadOnlyAdmin):
     search_fields = ("id", "actor")
     fields = ("history_date", "actor", "kind", "row", "history_change_reason", "changes")
     readonly_fields = fields
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        """The way here is a row's own history, and not the admin's first page."""
+        return False
 
     @admin.display(description="what", ordering="history_type")
     def kind(self, record: Any) -> str:

@@ -174,6 +174,14 @@ def test_s18_the_history_cannot_be_changed(admin: Client) -> None:
     assert admin.get(old, follow=True).redirect_chain == [(url("historicalclientkey_change", str(record.pk)), 302)]
 
 
+def test_the_history_is_reached_from_the_rows_and_does_not_crowd_the_first_page(admin: Client) -> None:
+    assert "istorical" not in page(admin.get(reverse("admin:index")))
+    link = f'<a href="{url("historicalclientkey_changelist")}">All changes</a>'
+    assert link in page(admin.get(url("clientkey_changelist")))
+    ClientKey.objects.mint("gone")[0].delete()
+    assert "gone" in page(admin.get(url("historicalclientkey_changelist")))
+
+
 def test_a_publishable_key_is_made_with_its_bounds_or_not_at_all(admin: Client) -> None:
     form = {"name": "page", "kind": "publishable", "aliases": "fast", "endpoints": ["chat.completions"]}
     form |= {"origins": "HTTPS://app.example.com\nhttps://*.example.org", "address_rpm": "20"}
