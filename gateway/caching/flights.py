@@ -103,6 +103,7 @@ class Broadcast:
         self._upstream = upstream
         self._chunks = chunks
         self._account = account
+        self._owed = 0  # bytes on the account, of a stream that is not kept any more
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -176,7 +177,7 @@ class Broadcast:
             except Overloaded:
                 self.keepable = False
                 self.flight.close_to_newcomers()
-                self._account.give(self.size)
+                self._owed = self.size
         self.held.append(data)
         self.size += len(data)
         if not self.keepable:
@@ -195,8 +196,10 @@ class Broadcast:
             return
         oldest = min((reader.place for reader in self.readers), default=self.next)
         while self.held and self.first < oldest:
-            self.size -= len(self.held.popleft())
+            part = len(self.held.popleft())
             self.first += 1
+            self.size -= part
+            self._give(min(part, self._owed))
         self._room.set()
 
     def leave(self, reader: "Reader") -> None:
@@ -208,9 +211,14 @@ class Broadcast:
             self._task.cancel()
         if self.keepable:
             self.keepable = False
-            self._account.give(self.size)
-            self.held.clear()
-            self.size = 0
+            self._owed = self.size
+        self._give(self._owed)
+        self.held.clear()
+        self.size = 0
+
+    def _give(self, size: int) -> None:
+        self._owed -= size
+        self._account.give(size)
 
 
 class Reader:

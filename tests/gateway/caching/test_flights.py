@@ -168,10 +168,11 @@ async def test_of_those_whose_leader_failed_one_tries_again(door: Door, scripted
 
 
 async def test_where_the_second_fails_too_the_others_are_told_so(door: Door, scripted: ScriptedUpstream) -> None:
-    scripted.default = slowly(json_answer({"error": {"message": "down", "code": "overloaded"}}, status=500))
+    # A status that nobody tries again by itself.
+    scripted.default = slowly(json_answer({"error": {"message": "no", "code": "not_so"}}, status=400))
     async with door.http(**many()) as http:
         answers = await all_at_once(http, ASK, 20)
-    assert {(answer.status_code, answer.json()["error"]["code"]) for answer in answers} == {(500, "overloaded")}
+    assert {(answer.status_code, answer.json()["error"]["code"]) for answer in answers} == {(400, "not_so")}
     assert len(scripted.requests) == 2
 
 
@@ -232,3 +233,31 @@ async def test_a_stream_too_large_to_keep_is_held_as_far_as_its_readers_are_apar
     # Nothing of it was kept, and nothing is still held.
     assert again.headers["x-gateway-cache"] == "miss"
     assert process.memory.held == 0
+
+
+async def test_the_fastest_reader_of_a_stream_too_large_to_keep_waits_for_the_slowest(
+    door: Door, scripted: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flights, "MAX_BODY", 100_000)
+    monkeypatch.setattr(flights, "WINDOW", 50_000)
+    started: list[flights.Broadcast] = []
+    real = flights.Broadcast.start
+
+    def start(self: flights.Broadcast, first: bytes) -> None:
+        started.append(self)
+        real(self, first)
+
+    monkeypatch.setattr(flights.Broadcast, "start", start)
+    scripted.default = sse(*golden.chunks(*["x" * 20_000] * 1000))
+    slow = await Leaver.come(door, request(door, STREAM), window=4096)
+    await slow.head()
+    assert await eventually(lambda: bool(started) and not started[0].keepable, within=5)
+    await asyncio.sleep(1)
+    # What was held when it became too large, and a read of the socket's: not the other 19 MB.
+    assert 0 < started[0].size <= 250_000
+    process = door.engine.process
+    assert process is not None
+    assert 0 < process.memory.held <= 100_000 + 2000
+    slow.leave("rst")
+    await scripted.idle(within=3)
+    assert await eventually(lambda: process.memory.held == 0)
