@@ -75,13 +75,6 @@ class IssuerKeys:
             return Absence.ASK
         return Absence.UNKNOWN if is_good else Absence.AWAY
 
-    def holds(self, card: IssuerCard, key: "PublicKey") -> bool:
-        """Whether the issuer still has it, as far as is known."""
-        known = self._set(card)
-        if abs(time.time() - known.read_at) >= LOOKED_AT:
-            return isinstance(self.find(card, str(key.made_of.get("kid", ""))), tuple)
-        return any(one is key for one in known.keys.values())
-
     async def fetch(self, card: IssuerCard) -> None:
         """Ask the issuer, together with all who ask meanwhile; nothing where it has been asked within the minute."""
         known = self._set(card)

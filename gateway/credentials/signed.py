@@ -65,7 +65,10 @@ class Proved(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What a proved token comes to, as long as its issuer, its signer and its key are what they were."""
+    """What a proved token comes to, as long as its issuer's card and its key's are what they were.
+
+    Once a minute, when the configuration is read anew, they are not: the token is proved again, by the keys of then.
+    """
 
     proved: Proved
     key: KeyCard
@@ -92,11 +95,10 @@ class Signed:
             if time.time() >= known.ends_at:
                 del self._known[digest]
                 raise expired()
-            issuer, signer, _ = known.proved
+            issuer = known.proved.issuer
             if (
                 snapshot.current().issuers.get((issuer.issuer, issuer.audience)) is issuer
                 and keyring.find_by_id(known.key.id) is known.key
-                and self._keys.holds(issuer, signer)
             ):
                 return known.identity
         return self._read(token, digest)

@@ -231,7 +231,7 @@ async def test_what_an_issuer_answers_in_place_of_its_keys_costs_one_call_a_minu
     weak = jwt.get_algorithm_by_name("RS256").to_jwk(rsa_key(9, 1024).public_key(), as_dict=True)
     scripts: dict[str, Any] = {
         "hangs": [HANG],
-        "10 MB": json_answer({"keys": [{"kty": "RSA", "n": "A" * 10_000_000}]}),
+        "10 MB": json_answer({**issuer.jwks(), "more": "A" * 10_000_000}),
         "endless": [head(200, {"transfer-encoding": "chunked"}), *[Chunk(b" " * 60_000)] * 100, HANG],
         "no JSON": [head(200, {"content-length": "5"}), b"<html", FIN],
         "no keys": json_answer({"keys": []}),
