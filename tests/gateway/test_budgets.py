@@ -80,8 +80,8 @@ async def test_a_call_that_fails_before_it_is_sent_costs_nothing(
 ) -> None:
     await scripted.stop()
     async with a_cent_a_call.http() as http:
-        for _ in range(8):
-            assert (await http.post("/chat/completions", json=ASK)).status_code == 502
+        for _ in range(8):  # after a few of them the provider is known to be out of order
+            assert (await http.post("/chat/completions", json=ASK)).status_code in (502, 503)
     rows = await a_cent_a_call.rows(8)
     assert {(row.cost, row.reserved) for row in rows} == {(Decimal(0), CENT)}
     assert (await settled(a_cent_a_call)).spent == 0
