@@ -13,7 +13,7 @@ from gateway.receipts import Receipt
 from gateway.relays import Reply
 from gateway.spending import reserve
 from providers import callers, snapshot
-from providers.allowances import ANSWERING, NAMED_ONLY, PUBLISHABLE, SECRET
+from providers.allowances import ANSWERING, NAMED_ONLY, PUBLISHABLE, SECRET, UNSEEN_MODELS
 from providers.snapshot import Catalog
 from providers.targets import AliasCard, KeyCard, Target
 
@@ -130,7 +130,9 @@ def only_answers(key: KeyCard, ask: Ask) -> None:
 
 def may_use_endpoint(key: KeyCard, endpoint: str) -> bool:
     """A key without a list may use all but what must be named."""
-    return endpoint in key.endpoints if key.endpoints else endpoint not in NAMED_ONLY
+    if key.endpoints:
+        return endpoint in key.endpoints
+    return endpoint not in NAMED_ONLY and (endpoint not in UNSEEN_MODELS or "*" in key.aliases)
 
 
 def claim_of(key: KeyCard, alias: AliasCard, ask: Ask, receipt: Receipt, *kinds: str) -> Claim:

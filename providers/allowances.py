@@ -17,6 +17,9 @@ from providers.targets import BudgetCard, CacheCard, KeyCard, Limits, TeamCard
 OTHER = "other"  # every operation that belongs to no family
 # What only a key that names it may use: whoever may, can do whatever the provider's own credential can.
 NAMED_ONLY = frozenset({"organization"})
+# What names models where the gateway does not look, such as each line of a batch's file: a key that may not ask for
+# every model has to name these too.
+UNSEEN_MODELS = frozenset({"realtime", "batches", "evals", OTHER})
 ENDPOINTS = (
     *("chat.completions", "completions", "embeddings", "responses", "messages", "moderations", "images"),
     *("audio.speech", "audio.transcriptions", "audio.translations", "videos", "realtime"),

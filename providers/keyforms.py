@@ -74,7 +74,7 @@ class ClientKeyForm(BudgetForm):
         required=False,
         choices=[(name, name) for name in allowances.ENDPOINTS],
         widget=forms.CheckboxSelectMultiple,
-        help_text="None chosen: all but organization, which has to be named.",
+        help_text="None chosen: all but organization; without the alias * all but realtime, batches, evals, other too.",
     )
     cidrs = Lines(
         label="source networks",

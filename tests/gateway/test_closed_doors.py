@@ -96,8 +96,8 @@ async def test_s15_every_route_is_closed_without_a_key_and_with_a_dead_one(
 @pytest.mark.parametrize(
     ("allowed", "refused"),
     [
-        ({"aliases": []}, NO_MODEL),
-        ({"aliases": ["other"]}, NO_MODEL),
+        ({"aliases": []}, {**NO_MODEL, "/agents": 403}),
+        ({"aliases": ["other"]}, {**NO_MODEL, "/agents": 403}),
         ({"endpoints": ["embeddings"]}, {path: 403 for path in ASKING if path != "/embeddings"}),
         ({"endpoints": ["chat.completions"]}, {path: 403 for path in ASKING if path != "/chat/completions"}),
     ],
