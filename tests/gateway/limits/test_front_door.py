@@ -94,7 +94,8 @@ async def test_a_call_that_no_provider_got_costs_no_tokens(door: Door, scripted:
     await scripted.stop()
     async with http(door, await key(tpm=1000)) as client:
         answers = [await client.post("/chat/completions", json={**ASK, "max_tokens": 900}) for _ in range(3)]
-    assert [answer.status_code for answer in answers] == [502] * 3
+    # The third one finds the provider known to be out of order; none is refused by the limit.
+    assert [answer.status_code for answer in answers] == [502, 502, 503]
 
 
 @pytest.mark.parametrize("field", ["user", "safety_identifier"])
