@@ -92,7 +92,7 @@ async def answers(process: Process, url: str) -> None:
 async def gateway(folder: Path, provider_port: int) -> AsyncIterator[tuple[str, str, str]]:
     """Its address, a key for all, and one for the administration of an organization, which has to be named."""
     key = await configure(folder, CONFIGURATION.format(port=provider_port), VALUES)
-    named = ("create_client_key", "admin", "--endpoint", "organization", "--json")
+    named = ("create_client_key", "admin", "--endpoint", "organization", "--rpm", "0", "--budget", "none", "--json")
     done, _ = await asyncio.to_thread(manage, folder, *named, **VALUES)
     admin = re.findall(r"sk-gw-[^\"]+", done.stdout)[0]
     port = free_port()
