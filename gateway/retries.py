@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable
 
-from gateway.errors import UpstreamError, UpstreamRefused
+from gateway.errors import UpstreamError, UpstreamRefused, UpstreamTimeout
 
 ATTEMPTS = 3  # of one request, in all
 FIRST, LONGEST = 0.25, 2.0  # seconds: a pause is anything from 0 to twice the one before
@@ -24,7 +24,8 @@ def pause(
         return None
     jitter = chance() * min(FIRST * 2.0 ** (attempts - 1), LONGEST)
     if not error.sent:
-        return jitter
+        # Whom it took all of the connect limit not to reach, it would take as long again.
+        return None if isinstance(error, UpstreamTimeout) else jitter
     if not isinstance(error, UpstreamRefused) or error.upstream_status != 503:
         return None
     told = error.headers.get("retry-after", "")
