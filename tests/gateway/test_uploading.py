@@ -410,7 +410,8 @@ async def test_a_file_that_is_cut_off_on_its_way_up_costs_nothing(door: Door, sc
 async def test_json_under_another_name_does_not_get_past_the_scope_of_a_key(
     door: Door, scripted: ScriptedUpstream, content_type: str, status: int
 ) -> None:
-    _, token = await sync_to_async(client_key)("narrow", aliases=["fast"])
+    scope = {"aliases": ["fast"], "endpoints": ["audio.speech", "images", "other"]}
+    _, token = await sync_to_async(client_key)("narrow", **scope)
     content = b'{"model":"lab/dear","input":"Hello","voice":"alloy"}'
     for path in ("/audio/speech", "/images/generations", "/something/new"):
         answer = await post(door, path, content, content_type, authorization=f"Bearer {token}")

@@ -41,7 +41,7 @@ from ledger.usage import Usage, decode_usage, read_media, read_usage
         ({"total_tokens": 5}, Usage(5, 0)),
         # https://platform.openai.com/docs/api-reference/audio/json-object
         ({"type": "duration", "seconds": 12}, Usage(media_ms=12_000)),
-        ({"type": "tokens", "input_tokens": 14, "output_tokens": 45, "seconds": 3}, Usage(14, 45)),
+        ({"type": "tokens", "input_tokens": 14, "output_tokens": 45, "seconds": 3}, Usage(14, 45, media_ms=3000)),
         ({"type": "duration", "seconds": "x"}, None),
         ({"type": "duration", "seconds": -1}, None),
         ({"completion_tokens": 2, "total_tokens": 5}, Usage(3, 2)),
