@@ -12,7 +12,7 @@ from gateway import shapes
 from gateway.belongings import note_stream
 from gateway.errors import GatewayError, StreamInterrupted
 from gateway.receipts import Receipt
-from gateway.relays import Reply
+from gateway.relays import Relay, Reply
 from gateway.replies import ChatRelay
 from gateway.sleepers import Waking
 from gateway.sse import PING
@@ -93,6 +93,7 @@ class Live(StreamingHttpResponse):
         self.last_out = self.writing_from = receipt.process.clock()
         self.send: Send | None = None
         self.direct: Write | None = None
+        self.ahead: tuple[bytes, int] | None = None  # a part made already, and how many of the next bytes it is of
         self.ping: asyncio.Future[None] | None = None
         if reply is not None:
             label(self, reply)
@@ -171,7 +172,7 @@ class Live(StreamingHttpResponse):
                 if not relay.done:
                     async for data in chunks:
                         self.receipt.heard = True
-                        if part := relay.feed(data):
+                        if part := self._made(relay, data):
                             yield part
                         if relay.done or relay.failed is not None:
                             break
@@ -186,17 +187,28 @@ class Live(StreamingHttpResponse):
             interrupted.outcome = exc.outcome if exc.outcome != "upstream_error" else StreamInterrupted.outcome
             raise interrupted from exc
 
-    def pass_on(self, relay: ChatRelay, write: Write, data: bytes) -> bool:
-        """One event from the provider's socket to the client's while the task waits for it: no chunk wakes a task.
+    def _made(self, relay: Relay, data: bytes) -> bytes:
+        """What the client gets for these bytes, of which the first may have been read when they were passed on."""
+        if self.ahead is None:
+            return relay.feed(data)
+        (part, size), self.ahead = self.ahead, None
+        return part + relay.feed(data[size:])
 
-        False for whatever needs a look, or has to wait: the task gets it then.
+    def pass_on(self, relay: ChatRelay, write: Write, data: bytes) -> bool:
+        """Whole events from the provider's socket to the client's while the task waits for them: none wakes a task.
+
+        False where there is something to wait for, and at the end: the task gets the bytes then.
         """
-        part = None if self.left else relay.plain(data)
-        if part is None or not write(part):
+        part = None if self.left else relay.whole(data)
+        if part is None:
             return False
-        relay.passed(part)
-        self.receipt.heard = self.wrote = True
-        self.receipt.call.bytes_out += len(part)
+        if relay.done or relay.failed is not None or (part and not write(part)):
+            self.ahead = part, len(data)
+            return False
+        self.receipt.heard = True
+        if part:
+            self.wrote = True
+            self.receipt.call.bytes_out += len(part)
         return True
 
     def tick(self, now: float) -> None:

@@ -99,8 +99,18 @@ class ChatRelay:
         if self.done or self.failed is not None:
             return b""
         block = self._splitter.feed(data)
-        if not block:
-            return b""
+        return self._sent(block) if block else b""
+
+    def whole(self, data: bytes) -> bytes | None:
+        """The same for bytes that are whole events, and never raises.
+
+        None where `feed` has to be asked; nothing has happened then.
+        """
+        if self.done or self.failed is not None or not self._splitter.is_whole(data):
+            return None
+        return self._sent(data)
+
+    def _sent(self, block: bytes) -> bytes:
         if not self._wants_usage:
             # In a JSON string the quotes would be escaped: these bytes are always structure.
             block = block.replace(b',"usage":null', b"")
@@ -113,23 +123,6 @@ class ChatRelay:
         self.bytes_relayed += len(block)
         self.events_relayed += count
         return block
-
-    def plain(self, data: bytes) -> bytes | None:
-        """What the client gets for these bytes, where they are whole events that need no look: then tell `passed`.
-
-        None where `feed` has to be asked; nothing has happened then.
-        """
-        if self._always_parse or self.done or self.failed is not None or not self._splitter.is_whole(data):
-            return None
-        if not self._wants_usage:
-            data = data.replace(b',"usage":null', b"")
-        if self._touches is not None:
-            data = self._touches(data)
-        return data if self._is_plain(data, data.count(b"\n\n")) else None
-
-    def passed(self, block: bytes) -> None:
-        self.bytes_relayed += len(block)
-        self.events_relayed += block.count(b"\n\n")
 
     def end(self) -> bytes:
         """What is left when the upstream has ended cleanly.
@@ -187,7 +180,7 @@ class ChatRelay:
         return not any(sign in block for sign in self._signs)
 
     def _are_plain_pieces(self, block: bytes) -> bool:
-        if self._tools is None:
+        if self._tools is None or self._tools.moved:
             return False
         pieces = PIECE.findall(block)
         return len(pieces) == block.count(TOOLS) and all(map(self._tools.has, pieces))
@@ -282,8 +275,7 @@ class ChatRelay:
 
     def _settle_parsing(self) -> None:
         if self._roles and (not self._chat or len(self._roles) >= self._choices):
-            unknown = self._nameless and self._heads is None
-            self._always_parse = unknown or (self._tools is not None and self._tools.moved)
+            self._always_parse = self._nameless and self._heads is None
 
     def _is_speaking(self, choice: Fields) -> bool:
         if not self._chat:

@@ -45,7 +45,7 @@ async def gone(door: Door, scripted: ScriptedUpstream, left_at: float) -> None:
 
 @WAYS
 @pytest.mark.parametrize("chunks", [0, 1, 50, 99])
-async def test_r01_a_client_that_leaves_in_the_stream_ends_the_upstream_call_and_leaves_one_row(
+async def test_case_20_and_r01_a_client_that_leaves_in_the_stream_ends_the_upstream_call_and_leaves_one_row(
     door: Door, scripted: ScriptedUpstream, chunks: int, way: Way
 ) -> None:
     tasks = len(asyncio.all_tasks())
