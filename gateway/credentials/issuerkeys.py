@@ -75,6 +75,11 @@ class IssuerKeys:
             return Absence.ASK
         return Absence.UNKNOWN if is_good else Absence.AWAY
 
+    def has(self, card: IssuerCard, key: "PublicKey") -> bool:
+        """Whether the issuer still had this very key when it was looked at last."""
+        known = self._sets.get((card.id, card.jwks_url))
+        return known is not None and any(one is key for one in known.keys.values())
+
     async def fetch(self, card: IssuerCard) -> None:
         """Ask the issuer, together with all who ask meanwhile; nothing where it has been asked within the minute."""
         known = self._set(card)

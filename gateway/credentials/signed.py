@@ -99,6 +99,7 @@ class Signed:
             if (
                 snapshot.current().issuers.get((issuer.issuer, issuer.audience)) is issuer
                 and keyring.find_by_id(known.key.id) is known.key
+                and self._keys.has(issuer, known.proved.signer)
             ):
                 return known.identity
         return self._read(token, digest)
