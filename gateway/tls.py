@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+BEGIN, END = "-----BEGIN CERTIFICATE-----\n", "-----END CERTIFICATE-----\n"
+
 
 @cache
 def tls_context() -> ssl.SSLContext:
@@ -22,8 +24,18 @@ def tls_context() -> ssl.SSLContext:
         import certifi
     except ImportError:
         return context
-    context.load_verify_locations(certifi.where())
+    # Most of certifi's are the system's too, and each that is read a second time costs as much as the first.
+    missing = certificates(certifi.where()) - (certificates(cafile) if cafile else set())
+    if missing:
+        context.load_verify_locations(cadata="".join(f"{BEGIN}{body}{END}" for body in missing))
     return context
+
+
+def certificates(path: str) -> set[str]:
+    """What stands between the lines that begin and end a certificate, for each in the file."""
+    # Names in remarks may be in any encoding; a certificate is ASCII.
+    found = Path(path).read_text("ascii", "replace").split(BEGIN)[1:]
+    return {body.partition(END)[0] for body in found}
 
 
 @contextmanager

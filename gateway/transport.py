@@ -9,7 +9,7 @@ byte was written.
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable
 from functools import lru_cache, partial
 from ipaddress import ip_address
 from typing import cast
@@ -28,7 +28,6 @@ from aiohttp.connector import Connection
 from aiohttp.streams import StreamReader
 from yarl import URL
 
-from gateway import echo, echofiles
 from gateway.pouring import Poured, Pouring, Source
 from gateway.tls import tls_context
 from gateway.wire import Pipe, Sink, Wire
@@ -280,31 +279,3 @@ def _head(request: httpx.Request, length: int | None) -> bytes:
     if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head:
         raise httpx.LocalProtocolError("a header holds a line break")
     return head
-
-
-class EchoTransport(httpx.AsyncBaseTransport):
-    """The built-in provider, behind the same interface as a real one."""
-
-    def __init__(self) -> None:
-        self.shelf = echofiles.Shelf()
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        assert isinstance(request.stream, httpx.AsyncByteStream)
-        kind = request.headers.get("content-type", "")
-        made = await echofiles.answer(self.shelf, request.method, request.url.path, kind, aiter(request.stream))
-        status, headers, chunks = made or echo.answer(request.url.path, await request.aread())
-        return httpx.Response(status, headers=headers, stream=Chunks(chunks))
-
-
-class Chunks(httpx.AsyncByteStream):
-    """An iterator as a body."""
-
-    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
-        self.chunks = chunks
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self.chunks
-
-    async def aclose(self) -> None:
-        if isinstance(self.chunks, AsyncGenerator):
-            await self.chunks.aclose()

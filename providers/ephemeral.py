@@ -17,8 +17,6 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from providers import keys
 from providers.targets import KeyCard, Limits
@@ -143,6 +141,10 @@ def _least(one: int, other: int) -> int:
 
 @lru_cache(maxsize=16)
 def _key(pepper: bytes) -> bytes:
+    # A start for those who use none of these tokens goes without it.
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=LABEL).derive(pepper)
 
 

@@ -18,8 +18,6 @@ from gateway.asgi import GatewayHandler  # noqa: E402
 from gateway.engine import engine  # noqa: E402
 from proxysite import start  # noqa: E402
 from proxysite.lazypages import LazyPages  # noqa: E402
-from proxysite.metricspage import MetricsPage  # noqa: E402
-from proxysite.statuspage import StatusPage  # noqa: E402
 from proxysite.switchboard import Switchboard  # noqa: E402
 
 # On Lambda most environments never see a page.
@@ -27,12 +25,19 @@ pages = LazyPages()
 if not settings.ON_LAMBDA:
     pages.load()
 guard = (settings.GATEWAY_METRICS_TOKEN, settings.GATEWAY_METRICS_FROM)
+metrics = status = None
+if any(guard):
+    # Nor are these part of a start where nobody may read them.
+    from proxysite.metricspage import MetricsPage
+    from proxysite.statuspage import StatusPage
+
+    metrics, status = MetricsPage(engine.observer.total, *guard), StatusPage(engine, *guard)
 application = Switchboard(
     django=pages,
     gateway=GatewayHandler(),
     engine=engine,
     problems=start.problems,
     database=not settings.GATEWAY_STATELESS,
-    metrics=MetricsPage(engine.observer.total, *guard) if any(guard) else None,
-    status=StatusPage(engine, *guard) if any(guard) else None,
+    metrics=metrics,
+    status=status,
 )

@@ -1,6 +1,9 @@
 """The gateway as a site for the runtime of `proxysite.awslambda`."""
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Thread
 from typing import Any
 
@@ -23,15 +26,32 @@ def site() -> Site:
     # The certificates take as long as all of aiohttp: they are read beside the imports, on another thread.
     certificates = Thread(target=tls.tls_context)
     certificates.start()
-    with tls.without_certificates():
+    with tls.without_certificates(), without_command():
         import gateway.upstream  # noqa: F401
+    from django.conf import settings
     from django.urls import get_resolver
 
     from proxysite.asgi import application
 
     assert get_resolver("gateway.urls").url_patterns
+    if not settings.GATEWAY_STATELESS:
+        # The first reading of the rows opens what is sealed.
+        import cryptography.hazmat.primitives.ciphers.aead  # noqa: F401
     certificates.join()
     return Site(app=application, event=event, refuse=refuse, farewell=FAREWELL)
+
+
+@contextmanager
+def without_command() -> Iterator[None]:
+    """For imports alone: httpx brings its command line along wherever there is a click, and uvicorn has one."""
+    if "httpx" in sys.modules:
+        yield
+        return
+    sys.modules["httpx._main"] = None  # type: ignore[assignment]  # as the import system spells: there is none
+    try:
+        yield
+    finally:
+        del sys.modules["httpx._main"]
 
 
 async def event(value: Any) -> object:

@@ -42,6 +42,7 @@ GATEWAY_ORDER = (
     "tls",
     "wire",
     "transport",
+    "echotransport",
     "upstream",
     "probe",
     "stickies",
@@ -108,7 +109,7 @@ PURE = (
 
 FORBIDDEN_STEMS = frozenset({"utils", "util", "helpers", "helper", "common", "core", "services", "misc"})
 HTTP_CLIENTS = frozenset({"httpx", "aiohttp"})
-MAY_CALL_OUT = frozenset({"gateway.upstream", "gateway.transport", "gateway.pouring", "gateway.wire"})
+MAY_CALL_OUT = frozenset(f"gateway.{name}" for name in ("upstream", "transport", "echotransport", "pouring", "wire"))
 
 DANGEROUS_MODULES = frozenset({"pickle", "marshal", "shelve", "dill", "subprocess", "pty", "commands"})
 DANGEROUS_BUILTINS = frozenset({"eval", "exec", "compile", "__import__"})

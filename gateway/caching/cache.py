@@ -11,7 +11,6 @@ import structlog
 from gateway.asks import Ask, Form
 from gateway.breakers import Unavailable
 from gateway.caching import identity, serving, wishes
-from gateway.caching.batches import Batch
 from gateway.caching.flights import Flight, Reader
 from gateway.caching.identity import Namer, NotComparable
 from gateway.caching.kept import Kept
@@ -140,6 +139,9 @@ class Cache:
         return None
 
     async def _embeddings(self, ask: Ask, sent: Ask, target: Target, shelf: Shelf, receipt: Receipt) -> Found:
+        # Embeddings alone are kept item by item.
+        from gateway.caching.batches import Batch
+
         batch = Batch(shelf, sent, target)
         name = shelf.namer(sent, target)("answer", *batch.whole_name)
         if shelf.wish.read:

@@ -8,14 +8,15 @@ import os
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gateway.caching.identity import secret
 from ledger.usage import Usage
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 MAGIC: Final = b"gwc1"
 NONCE: Final = 12
@@ -70,6 +71,8 @@ def unframe(name: bytes, data: bytes) -> Kept | None:
     """The answer that was framed under this name; None for anything else."""
     if not HEAD < len(data) <= MAX_FRAME or not data.startswith(MAGIC):
         return None
+    from cryptography.exceptions import InvalidTag
+
     try:
         plain = _cipher().decrypt(data[len(MAGIC) : HEAD], data[HEAD:], name)
         end = 4 + int.from_bytes(plain[:4], "big")
@@ -79,5 +82,8 @@ def unframe(name: bytes, data: bytes) -> Kept | None:
 
 
 @cache
-def _cipher() -> AESGCM:
+def _cipher() -> "AESGCM":
+    # A start without a database seals nothing.
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
     return AESGCM(secret(b"answers"))

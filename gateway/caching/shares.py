@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from gateway.answers import LIST_OF
 from gateway.asks import Ask
 from gateway.caching import identity, serving
-from gateway.caching.batches import Batch
 from gateway.caching.flights import Broadcast, Flight, Reader
 from gateway.caching.kept import MAX_BODY, PLAIN, STREAM, Kept
 from gateway.caching.shelves import Shelf
@@ -20,6 +20,9 @@ from gateway.replies import ChatRelay
 from ledger import counting
 from ledger.usage import Usage
 from providers.targets import Target
+
+if TYPE_CHECKING:
+    from gateway.caching.batches import Batch
 
 # OpenRouter's word where the model failed after it had begun.
 FAILED = re.compile(rb'"finish_reason"\s*:\s*"error"')
@@ -38,7 +41,7 @@ class Share:
         first: Target,
         name: bytes,
         stale: Kept | None = None,
-        batch: Batch | None = None,
+        batch: "Batch | None" = None,
         on_kept: Callable[[bytes], None] | None = None,
     ) -> None:
         self.shelf, self.flight, self.receipt = shelf, flight, receipt
@@ -94,7 +97,7 @@ class Share:
             self.flight.arrived(None)
         return body
 
-    def _embedded(self, batch: Batch, target: Target, body: bytes, usage: Usage) -> bytes:
+    def _embedded(self, batch: "Batch", target: Target, body: bytes, usage: Usage) -> bytes:
         cost, _ = self.receipt.bill.cost(target, usage, sent=True)
         whole = batch.completed(target, body, usage, cost)
         told = Usage(usage.tokens_in + batch.tokens)

@@ -8,16 +8,19 @@ import random
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 from asgiref.sync import ThreadSensitiveContext
 
 from proxysite.awslambda import events
-from proxysite.awslambda.buffered import Buffered
 from proxysite.awslambda.events import Payload
 from proxysite.awslambda.responses import Answer, Collected, Streamed, Unfinished
 from proxysite.awslambda.runtime_api import Failure, Invocation, ResponseTooLarge, RuntimeAPI, RuntimeGone
+
+if TYPE_CHECKING:
+    from proxysite.awslambda.buffered import Buffered
 
 MARGIN = 3.0  # seconds before Lambda's deadline at which a request is asked to end
 LAST = 1.0  # seconds before it at which it is cut off
@@ -107,7 +110,15 @@ class Runtime:
             gc.enable()
             api.close()
         self.background: Background | None = self.state.get("engine")
-        self.buffered = Buffered(self.collect, threads=self.places)
+        if not self.streams:
+            assert self.buffered
+
+    @cached_property
+    def buffered(self) -> "Buffered":
+        # Where all responses are streams, apig-wsgi would only make the start longer.
+        from proxysite.awslambda.buffered import Buffered
+
+        return Buffered(self.collect, threads=self.places)
 
     async def work(self) -> None:
         api = RuntimeAPI(self.address)

@@ -1,11 +1,14 @@
 """What a start on Lambda imports: by name and number, since seconds depend on the machine."""
 
+import ssl
 import subprocess
 import sys
 from pathlib import Path
 
+import certifi
 import pytest
 
+from gateway import tls
 from tests.proxysite.commands import ROOT, environment, production
 
 START = """
@@ -16,15 +19,20 @@ print("\\n".join(sorted(sys.modules)))
 """
 NEVER = {
     *("boto3", "botocore", "openai", "sentry_sdk", "uvicorn", "uvloop", "pytest", "django_stubs_ext"),
-    *("apig_wsgi.compat.typing", "jwt", "tiktoken", "pandas", "numpy", "requests", "samtranslator"),
+    *("apig_wsgi", "httpx._main", "click", "jwt", "tiktoken", "pandas", "numpy", "requests", "samtranslator"),
 }
 # Django's own admin comes with django-simple-history's models; the pages are made when the first is asked for.
 PAGES = {
     *("providers.admin", "ledger.admin", "proxysite.signin", "proxysite.urls", "django.contrib.auth.admin"),
     *("django.contrib.auth.forms", "django.contrib.staticfiles.handlers", "whitenoise"),
 }
-NEVER |= PAGES
-WITHOUT_DATABASE = {"yaml", "psycopg", "sqlite3", "redis", "simple_history.admin", "proxysite.chores"}
+# What a setting, an alias or a provider's row has to ask for.
+FEATURES = {
+    *("gateway.tracing.export", "gateway.capturing", "gateway.echo", "gateway.echofiles"),
+    *("gateway.caching.batches", "gateway.caching.redis", "proxysite.metricspage", "proxysite.statuspage"),
+}
+NEVER |= PAGES | FEATURES
+WITHOUT_DATABASE = {"yaml", "psycopg", "sqlite3", "redis", "simple_history.admin", "proxysite.chores", "cryptography"}
 
 
 def modules(folder: Path, **values: str) -> set[str]:
@@ -68,3 +76,14 @@ def test_the_certificates_are_read_once_and_a_context_of_aiohttps_own_would_beli
         [sys.executable, "-c", code], cwd=ROOT, env=values, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.stdout == "1 True 0 CERT_REQUIRED True\n", done.stderr
+
+
+def test_whom_the_system_and_certifi_trust_is_trusted_and_none_is_read_twice() -> None:
+    paths = ssl.get_default_verify_paths()
+    whole = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    whole.load_verify_locations(certifi.where())
+    assert len(tls.certificates(certifi.where())) == len(whole.get_ca_certs()) > 50
+    if Path(paths.openssl_cafile).is_file():
+        whole.load_verify_locations(paths.openssl_cafile)
+        assert tls.certificates(paths.openssl_cafile) & tls.certificates(certifi.where())
+    assert set(tls.tls_context().get_ca_certs(binary_form=True)) == set(whole.get_ca_certs(binary_form=True))
