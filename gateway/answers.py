@@ -143,7 +143,7 @@ def read_error(fields: Mapping[str, Raw]) -> Complaint | None:
     if error is not None and bytes(error) != NULL:
         said = {name: msgspec.json.decode(fields[name]) for name in ("error", "error_type") if name in fields}
         return read_complaint(said) or Complaint("The provider gave no reason.")
-    if any(bytes(fields.get(name, b"")) == b'"error"' for name in ("object", "type")):
+    if bytes(fields.get("object", b"")) == b'"error"' or bytes(fields.get("type", b"")) == b'"error"':
         return read_complaint({name: msgspec.json.decode(raw) for name, raw in fields.items()})
     return None
 

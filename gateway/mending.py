@@ -185,7 +185,7 @@ class ToolCalls:
             return call
         form = "custom" if "custom" in call else "function"
         parts = decode_fields(call[form]) if bytes(call.get(form, NULL)) != NULL else {}
-        before = None if form not in call else dict(parts)
+        before = None if form not in call else parts.copy()
         call_id, index = bytes(call.get("id", NULL)), bytes(call.get("index", NULL))
         has_name = bytes(parts.get("name", b"")) not in EMPTY
         place, begins = self._place(choice, index, call_id, named=has_name)

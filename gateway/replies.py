@@ -80,6 +80,7 @@ class ChatRelay:
         self._roles: set[bytes] = set()  # the choices whose first chunk has been seen
         self._finished: set[bytes] = set()  # those whose finish_reason has been seen
         self._identity: Fields = {}  # what the chunks of this stream have in common
+        self._names: list[Raw | None] = []  # of the last chunk that had all four of its own
         self._shape = self._ending = b""  # how this upstream writes the beginning of a delta, and a finish_reason
         self._always_parse = True  # until every choice has begun, and for good where chunks are nameless
         self._nameless = False  # whether this upstream leaves out what every chunk must have
@@ -118,7 +119,7 @@ class ChatRelay:
             block = self._touches(block)
         count = block.count(b"\n\n")
         if self._always_parse or not self._is_plain(block, count):
-            block = self._relayed(block)
+            block = self._looked_at(block) if count == 1 else self._relayed(block)
             count = block.count(b"\n\n")
         self.bytes_relayed += len(block)
         self.events_relayed += count
@@ -191,15 +192,19 @@ class ChatRelay:
             if self._touches is not None:
                 event = self._touches(event)
             if self._always_parse or not self._is_plain(event, 1):
-                self._speaks = False
-                event = self._mended(event)
-                if not self._speaks:
-                    self._silent_events += event.count(b"\n\n")
-                    self._silent_bytes += len(event)
+                event = self._looked_at(event)
             out.append(event)
             if self.done or self.failed is not None:
                 break
         return b"".join(out)
+
+    def _looked_at(self, event: bytes) -> bytes:
+        self._speaks = False
+        event = self._mended(event)
+        if not self._speaks:
+            self._silent_events += event.count(b"\n\n")
+            self._silent_bytes += len(event)
+        return event
 
     def _mended(self, event: bytes) -> bytes:
         data = payload(event)
@@ -212,7 +217,7 @@ class ChatRelay:
                 status = complaint.status or 502
                 original = data.decode("utf-8", "replace")
                 return self._fail(refuse(complaint, status, secrets=self.secrets, original=original))
-            before = dict(chunk)
+            before = chunk.copy()
             self._mend(chunk)
             if not self._skeleton and self._roles:
                 self._learn(chunk, spaced=data.find(b'"choices": ') >= 0)
@@ -262,11 +267,12 @@ class ChatRelay:
         if not self._wants_usage and bytes(chunk.get("usage", b"")) == NULL:
             del chunk["usage"]
         choices = decode_choices(chunk["choices"])
-        self._speaks = any(map(self._is_speaking, choices))
-        before = [dict(choice) for choice in choices]
+        changed = False
         for choice in choices:
+            before = choice.copy()
             self._mend_choice(choice)
-        if choices != before:
+            changed = changed or choice != before
+        if changed:
             chunk["choices"] = Raw(encode(choices))
         # Azure begins with a chunk of filter results that has neither choices nor a name.
         if choices or "usage" in chunk:
@@ -277,40 +283,31 @@ class ChatRelay:
         if self._roles and (not self._chat or len(self._roles) >= self._choices):
             self._always_parse = self._nameless and self._heads is None
 
-    def _is_speaking(self, choice: Fields) -> bool:
-        if not self._chat:
-            return bytes(choice.get("text", NULL)) not in SILENT
-        delta = choice.get("delta")
-        if delta is None or bytes(delta) in SILENT:
-            return False
-        return any(bytes(value) not in SILENT for name, value in decode_fields(delta).items() if name != "role")
-
     def _mend_choice(self, choice: Fields) -> None:
         index = bytes(choice.get("index", b"0"))[:16]
         if bytes(choice.get("finish_reason", NULL)) != NULL:
             choice["finish_reason"] = finish_of(choice["finish_reason"], self._quirks.finish)
             if len(self._finished) < MAX_CHOICES and bytes(choice["finish_reason"]) != NULL:
                 self._finished.add(index)
+        begins = index not in self._roles and len(self._roles) < MAX_CHOICES
+        if begins:
+            self._roles.add(index)
         if self._chat:
-            self._mend_delta(choice, index)
-        if index in self._roles or len(self._roles) >= MAX_CHOICES:
-            return
-        self._roles.add(index)
-        if self._chat:
-            delta = decode_fields(choice["delta"])
-            if bytes(delta.pop("role", NULL)) in (NULL, b'""'):
-                choice["delta"] = Raw(encode({"role": Raw(b'"assistant"'), **delta}))
+            self._mend_delta(choice, index, begins=begins)
+        else:
+            self._speaks = self._speaks or bytes(choice.get("text", NULL)) not in SILENT
 
-    def _mend_delta(self, choice: Fields, index: bytes) -> None:
+    def _mend_delta(self, choice: Fields, index: bytes, *, begins: bool) -> None:
         raw = bytes(choice.get("delta", NULL))
         if raw == NULL:
             choice["delta"] = EMPTY_OBJECT
-            return
-        if raw.find(TOOLS) < 0 and not any(sign in raw for sign in self._signs):
-            return
-        delta = decode_fields(raw)
-        before = dict(delta)
-        mend_speech(delta, self._quirks)
+        delta = {} if raw in SILENT else decode_fields(raw)
+        before = delta.copy()
+        for name, value in before.items():
+            if name != "role" and bytes(value) not in SILENT:
+                self._speaks = True
+        if self._signs:
+            mend_speech(delta, self._quirks)
         calls = delta.get("tool_calls")
         if calls is not None and bytes(calls)[:1] == b"[":
             self._tools = self._tools or ToolCalls()
@@ -318,15 +315,21 @@ class ChatRelay:
             mended = self._tools.mend(index, given)
             if mended != given:
                 delta["tool_calls"] = Raw(encode(mended))
+        if begins and bytes(delta.get("role", NULL)) in (NULL, b'""'):
+            delta.pop("role", None)
+            delta = {"role": Raw(b'"assistant"'), **delta}
         if delta != before:
             choice["delta"] = Raw(encode(delta))
 
     def _identify(self, chunk: Fields) -> None:
-        if any(is_placeholder(chunk.get(name)) for name in IDENTITY[:4]) or (
-            self._chat and bytes(chunk["object"]) == b'"text_completion"'
-        ):
+        names = list(map(chunk.get, IDENTITY[:4]))
+        if names == self._names:
+            return
+        if any(map(is_placeholder, names)) or (self._chat and bytes(chunk["object"]) == b'"text_completion"'):
             complete_identity(chunk, chat=self._chat, model=self._model, known=self._identity)
             self._nameless = True
+        else:
+            self._names = names
         if not self._identity:
             self._identity = {name: chunk[name] for name in IDENTITY if name in chunk}
             self.created = bytes(chunk["id"]).decode("utf-8", "replace").strip('"')
@@ -359,7 +362,10 @@ class ChatRelay:
 
     def _take_foreign_usage(self, chunk: Fields) -> None:
         """Usage that stands elsewhere, and stays there; a client that asked for usage gets it in its own place too."""
-        found = at_path(chunk, self._quirks.usage_path or GROQ)
+        path = self._quirks.usage_path or GROQ
+        if path[0] not in chunk:
+            return
+        found = at_path(chunk, path)
         usage = decode_usage(found) if found is not None else None
         if usage is None or found is None:
             return
