@@ -18,13 +18,13 @@ from bench.upstream import CHUNKS
 EVENTS = CHUNKS + 1  # and [DONE]; the usage chunk is for those who ask for it, and the load does not
 
 
-def request(key: str, gap: int | None) -> bytes:
-    """The bytes of one request; `gap` None asks for a JSON completion."""
+def request(key: str, gap: int | None, kind: str = "") -> bytes:
+    """The bytes of one request; `gap` None asks for a JSON completion, `kind` for a stream that has to be mended."""
     messages = [
         {"role": "system", "content": "You are a helpful assistant."},
         {"role": "user", "content": "Say something about the quick brown fox, please. " * 4},
     ]
-    fields = {"model": f"bench/gap-{gap or 0}", "messages": messages, "temperature": 0.5}
+    fields = {"model": f"bench/{kind and kind + '-'}gap-{gap or 0}", "messages": messages, "temperature": 0.5}
     body = json.dumps(fields if gap is None else fields | {"stream": True}).encode()
     head = (
         "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
@@ -52,8 +52,8 @@ class Client(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, payload: bytes, tally: Tally, *, streaming: bool) -> None:
-        self.payload, self.tally, self.streaming = payload, tally, streaming
+    def __init__(self, payload: bytes, tally: Tally, *, streaming: bool, kind: str) -> None:
+        self.payload, self.tally, self.streaming, self.kind = payload, tally, streaming, kind
         self.done = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -89,6 +89,10 @@ class Client(asyncio.Protocol):
             self.tally.fault(answer[:12].decode("latin-1"))
         elif self.streaming and answer.count(b"data: ") != EVENTS:
             self.tally.fault(f"{answer.count(b'data: ')} events")
+        elif self.kind == "index" and answer.count(b'"tool_calls":[{"index":0,') != CHUNKS - 1:
+            self.tally.fault("calls without their index")
+        elif self.kind == "usage" and b'"usage"' in answer:
+            self.tally.fault("usage that nobody asked for")
         elif not self.streaming and b'"finish_reason":"stop"' not in answer:
             self.tally.fault("no completion")
         else:
@@ -109,11 +113,11 @@ async def run(options: argparse.Namespace) -> Tally:
     """Open the connections, a hundred at a time, and wait until each has read its last answer."""
     loop = asyncio.get_running_loop()
     tally = Tally(deadline=time.perf_counter() + (0 if options.once else options.seconds))
-    payload = request(options.key, options.gap)
+    payload = request(options.key, options.gap, options.kind)
     clients: list[Client] = []
 
     def connection() -> Client:
-        clients.append(Client(payload, tally, streaming=options.gap is not None))
+        clients.append(Client(payload, tally, streaming=options.gap is not None, kind=options.kind))
         return clients[-1]
 
     while len(clients) < options.connections:
@@ -136,6 +140,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.0)
     parser.add_argument("--gap", type=int)
     parser.add_argument("--once", action="store_true")
+    parser.add_argument("--kind", default="", help="of a stream whose every chunk has to be mended: index, usage")
     options = parser.parse_args()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

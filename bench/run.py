@@ -29,9 +29,11 @@ from bench.servers import (
     start_silent,
     start_upstream,
 )
+from bench.upstream import CHUNKS
 
 BASELINE = "no framework"
 OBSERVED = 0.6  # of the baseline's CPU time: the most that logs and metrics may add
+MENDED = 1.5  # of the CPU time of a stream that needs nothing: the most of one whose every chunk is mended
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,18 @@ class Row:
     gap: int | None
     target: float | None = None
     full: float | None = None
+    kind: str = ""  # of a stream whose every chunk has to be mended
 
 
 ROWS = (
     Row("JSON completion, 32 connections", 32, None, target=4.0, full=5.0),
     Row("stream of 50 chunks without a gap, 32 connections", 32, 0),
     Row("stream of 50 chunks, 10 ms apart, 100 connections", 100, 10, target=1.7),
+)
+KINDS = (
+    Row("plain", 100, 10),
+    Row("tool calls without index", 100, 10, kind="index"),
+    Row("usage in every chunk", 100, 10, kind="usage"),
 )
 
 
@@ -71,7 +79,8 @@ class LoadFailed(Exception):
 def load_command(server: Server, row: Row, core: int, *extra: str) -> list[str]:
     gap = [] if row.gap is None else ["--gap", str(row.gap)]
     command = [sys.executable, "-m", "bench.load", str(server.port), server.key]
-    return ["taskset", "-c", str(core), *command, "--connections", str(row.connections), *gap, *extra]
+    kind = ["--kind", row.kind] if row.kind else []
+    return ["taskset", "-c", str(core), *command, "--connections", str(row.connections), *gap, *kind, *extra]
 
 
 def accepted(server: Server, line: str) -> dict[str, float]:
@@ -121,6 +130,28 @@ def compare(row: Row, servers: Sequence[Server], core: int, rounds: int, seconds
         print(f"  {added(taken['observed'], taken['silent'], taken[BASELINE])}", flush=True)
 
 
+def compare_kinds(server: Server, core: int, rounds: int, seconds: float) -> None:
+    """Print what the same gateway spends on streams whose every chunk is mended, beside one that needs nothing."""
+    for row in KINDS:
+        measure(server, row, core, seconds=min(0.3, seconds))
+    taken: dict[str, list[float]] = {row.title: [] for row in KINDS}
+    for _ in range(rounds):
+        for row in KINDS:
+            taken[row.title].append(measure(server, row, core, seconds).cpu_us)
+    print(
+        f"\nstreams of {CHUNKS} chunks, 10 ms apart, 100 connections\n  {'':26}{'CPU us/chunk':>12}   CPU beside plain"
+    )
+    for title, spent in taken.items():
+        ratios = [mine / plain for mine, plain in zip(spent, taken["plain"], strict=True)]
+        verdict = f"; target <= {MENDED}x: {'kept' if statistics.median(ratios) <= MENDED else 'missed'}"
+        print(
+            f"  {title:26}{statistics.median(spent) / CHUNKS:12.1f}   "
+            f"{statistics.median(ratios):.2f}x ({min(ratios):.2f} to {max(ratios):.2f})"
+            f"{'' if title == 'plain' else verdict}",
+            flush=True,
+        )
+
+
 def added(observed: Sequence[Figures], silent: Sequence[Figures], base: Sequence[Figures]) -> str:
     """What logs and metrics add, in parts of the baseline: medians, since a round's difference is mostly noise."""
     more, less, one = (statistics.median(figure.cpu_us for figure in figures) for figures in (observed, silent, base))
@@ -165,6 +196,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--streams", type=int, default=1000)
     parser.add_argument("--full", action="store_true", help="a key with scopes, three limits, a budget and a price")
     parser.add_argument("--observed", action="store_true", help="with logs and metrics, beside the same without")
+    parser.add_argument("--mended", action="store_true", help="streams whose every chunk has to be mended")
     parser.add_argument(
         "--quick", action="store_true", help="one short round of each: does it run, is the ledger right"
     )
@@ -185,6 +217,8 @@ def started_gateways(options: argparse.Namespace, own: int, other: int, upstream
 
 def baselines(options: argparse.Namespace, own: int, upstream: int, place: Path) -> list[Server]:
     """What the gateways are measured beside."""
+    if options.mended:
+        return []
     bare = start_bare(own, upstream)
     if options.full or options.observed:
         return [bare]
@@ -227,9 +261,12 @@ def main(arguments: Sequence[str]) -> int:
                 server.wait_until_it_listens()
             for gateway in gateways:
                 gateway.wait_until_it_counts()
-            for row in ROWS:
-                compare(row, started[1:], other, options.rounds, options.seconds)
-            hold_open(started[1:], other, options.streams)
+            if options.mended:
+                compare_kinds(gateways[0], other, options.rounds, options.seconds)
+            else:
+                for row in ROWS:
+                    compare(row, started[1:], other, options.rounds, options.seconds)
+                hold_open(started[1:], other, options.streams)
         except LoadFailed as failure:
             print(f"\nFAILED: {failure}\nThe last lines of the gateways' logs:")
             for log in place.rglob("*.log"):

@@ -1,6 +1,7 @@
 """A scripted provider that is never the bottleneck: an asyncio protocol on raw sockets that sends pre-built bytes.
 
 The model's name says what comes back: `gap-MS` is the pause before each of the 50 chunks of a stream, in milliseconds.
+What stands before it names a kind of stream whose every chunk a gateway has to mend: see MENDED.
 A request without `"stream":true` gets one JSON completion. Where usage was asked for, each chunk holds `"usage":null`
 and a last one the numbers, as with OpenAI: https://platform.openai.com/docs/api-reference/chat/streaming
 """
@@ -9,6 +10,7 @@ import asyncio
 import json
 import resource
 import sys
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import uvloop
@@ -38,11 +40,11 @@ def packed(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-def piece(delta: dict[str, str], *, finish: str | None = None, usage: bool) -> bytes:
-    """One SSE event, framed as one piece of a chunked body."""
+def piece(delta: Mapping[str, object], *, finish: str | None = None, usage: Mapping[str, int] | bool) -> bytes:
+    """One SSE event, framed as one piece of a chunked body; `usage` True is null."""
     choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
     chunk = {"id": "chatcmpl-bench", "object": "chat.completion.chunk", "created": 1760000000, "model": "bench"}
-    return framed(chunk | {"choices": [choice]} | ({"usage": None} if usage else {}))
+    return framed(chunk | {"choices": [choice]} | ({"usage": None if usage is True else usage} if usage else {}))
 
 
 def framed(chunk: object) -> bytes:
@@ -50,15 +52,27 @@ def framed(chunk: object) -> bytes:
     return b"%x\r\n%b\r\n" % (len(event), event)
 
 
-def stream_pieces(*, usage: bool) -> list[bytes]:
+def stream_pieces(
+    deltas: Sequence[Mapping[str, object]],
+    *,
+    finish: str = "stop",
+    usage: bool,
+    quiet: Mapping[str, int] | bool = True,
+) -> list[bytes]:
     """The 50 chunks; the last one carries the finish, the usage where it was asked for, `[DONE]` and the body's end."""
-    words = [{"content": " " + WORDS[number % len(WORDS)]} for number in range(CHUNKS - 1)]
-    pieces = [piece(delta, usage=usage) for delta in words]
-    last = piece({}, finish="stop", usage=usage)
+    pieces = [piece(delta, usage=usage and quiet) for delta in deltas]
+    last = piece({}, finish=finish, usage=usage and quiet)
     if usage:
         numbers = {"id": "chatcmpl-bench", "object": "chat.completion.chunk", "created": 1760000000, "model": "bench"}
         last += framed(numbers | {"choices": [], "usage": USAGE})
     return [*pieces, last + framed(b"[DONE]") + b"0\r\n\r\n"]
+
+
+def call_pieces() -> list[dict[str, object]]:
+    """A tool call whose pieces have no index, as Gemini sends them."""
+    head = {"id": "call_bench", "type": "function", "function": {"name": "say", "arguments": ""}}
+    words = [{"function": {"arguments": " " + WORDS[number % len(WORDS)]}} for number in range(CHUNKS - 2)]
+    return [{"tool_calls": [call]} for call in (head, *words)]
 
 
 def completion() -> bytes:
@@ -78,8 +92,13 @@ def completion() -> bytes:
 
 JSON_ANSWER = completion()
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-PLAIN_STREAM = stream_pieces(usage=False)
-METERED_STREAM = stream_pieces(usage=True)
+SAID = [{"content": " " + WORDS[number % len(WORDS)]} for number in range(CHUNKS - 1)]
+PLAIN_STREAM = stream_pieces(SAID, usage=False)
+METERED_STREAM = stream_pieces(SAID, usage=True)
+MENDED = {
+    b"index": stream_pieces(call_pieces(), finish="tool_calls", usage=True),  # no call has its index
+    b"usage": stream_pieces(SAID, usage=True, quiet=USAGE),  # every chunk has the numbers
+}
 
 
 class Provider(asyncio.Protocol):
@@ -108,10 +127,11 @@ class Provider(asyncio.Protocol):
         if b'"stream":true' not in body:
             self.transport.write(JSON_ANSWER)
             return
-        after = body.partition(b"gap-")[2]
+        before, _, after = body.partition(b"gap-")
         gap = int(after[: after.find(b'"')]) / 1000
         self.transport.write(STREAM_HEAD)
-        self.plan(METERED_STREAM if b'"include_usage":true' in body else PLAIN_STREAM, 0, gap)
+        plain = METERED_STREAM if b'"include_usage":true' in body else PLAIN_STREAM
+        self.plan(MENDED.get(before[-6:-1], plain), 0, gap)
 
     def plan(self, pieces: list[bytes], number: int, gap: float) -> None:
         """Each piece is written in a turn of the loop of its own, so that each is a packet of its own."""

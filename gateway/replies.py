@@ -234,8 +234,8 @@ class ChatRelay:
         if usage is None and self._leaves_out_empty and bytes(chunk["choices"]) == b"[]":
             return b""
         if usage is not None:
-            self._usage_event = _event({**self._identity, "choices": EMPTY_LIST, "usage": usage})
             if self._wants_usage:
+                self._usage_event = _event({**self._identity, "choices": EMPTY_LIST, "usage": usage})
                 chunk["usage"] = NOTHING
             else:
                 del chunk["usage"]

@@ -43,6 +43,26 @@ def test_a_quick_run_fills_every_table_and_ends_well(options: list[str], gateway
         assert Decimal(cost) == gateways[name] * int(sent)
 
 
+@pytest.mark.slow
+def test_a_quick_run_of_mended_streams_compares_each_kind_with_plain_ones() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "bench", "--quick", "--mended"],
+        cwd=BASE_DIR,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert re.search(r"^  plain +\d+\.\d +1\.00x", ran.stdout, re.MULTILINE)
+    verdicts = re.findall(
+        r"^  (.+?)  +[\d.]+ +[\d.]+x \(.+\); target <= 1\.5x: (?:kept|missed)$", ran.stdout, re.MULTILINE
+    )
+    assert verdicts == ["tool calls without index", "usage in every chunk"]
+    [account] = re.findall(r"^ledger: (\d+) rows for (\d+) requests", ran.stdout, re.MULTILINE)
+    assert account[0] == account[1]
+
+
 def test_the_provider_sends_null_usage_in_each_chunk_only_to_those_who_ask() -> None:
     assert len(PLAIN_STREAM) == len(METERED_STREAM) == CHUNKS
     assert all(piece.count(b'"usage":null') == 1 for piece in METERED_STREAM)
