@@ -12,7 +12,6 @@ from gateway.asks import Ask, Form
 from gateway.bodies import Incoming
 from gateway.delivery import deliver, deliver_early
 from gateway.errors import UnsupportedMedia
-from gateway.explaining import explained
 from gateway.forwarding import forward
 from gateway.places import Place
 from gateway.receipts import Call, open_receipt
@@ -67,6 +66,9 @@ async def handle(request: HttpRequest, endpoint: Endpoint) -> HttpResponse | Str
         ask = await with_upload(ask, call, incoming, request.headers.get("content-type", ""))
     async with open_receipt(call, ask) as receipt:
         if call.explains:
+            # Asked by an operator now and then; other requests are answered without it.
+            from gateway.explaining import explained
+
             return HttpResponse(msgspec.json.encode(await explained(ask, receipt)), content_type="application/json")
         grant = await admit(ask, receipt)
         if receipt.process.captures is not None:

@@ -1,6 +1,5 @@
 """Provider presets, read from presets.toml: what a new provider's row is filled with (pure)."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -36,6 +35,9 @@ class Preset:
 @cache
 def presets() -> Mapping[str, Preset]:
     """All presets by name, in the file's order."""
+    # Forms and the configuration file ask for presets; requests do not.
+    import tomllib
+
     with FILE.open("rb") as file:
         found = tomllib.load(file)
     return {name: Preset(name=name, **values) for name, values in found.items()}
