@@ -189,22 +189,23 @@ class ToolCalls:
         call_id, index = bytes(call.get("id", NULL)), bytes(call.get("index", NULL))
         has_name = bytes(parts.get("name", b"")) not in EMPTY
         place, begins = self._place(choice, index, call_id, named=has_name)
-        rest = {name: raw for name, raw in call.items() if name not in ("index", "id", "type", form)}
         if "arguments" in parts:
             mend_arguments(parts)
         if not has_name or (choice, place) in self._named:
             parts.pop("name", None)
         else:
             self._named.add((choice, place))
-        head: Fields = {"index": Raw(encode(place))}
+        mended: Fields = {"index": Raw(b"%d" % place)}
         if begins:
-            head["id"] = Raw(encode(_call_id())) if call_id in EMPTY else call["id"]
-            head["type"] = Raw(encode(form)) if bytes(call.get("type", b"")) in EMPTY else call["type"]
+            mended["id"] = Raw(encode(_call_id())) if call_id in EMPTY else call["id"]
+            mended["type"] = Raw(encode(form)) if bytes(call.get("type", b"")) in EMPTY else call["type"]
             if form == "function" and parts:
                 parts.setdefault("arguments", Raw(b'""'))
         if parts or form in call:
-            head[form] = Raw(encode(parts)) if parts != before else call[form]
-        mended = {**head, **rest}
+            mended[form] = Raw(encode(parts)) if parts != before else call[form]
+        for name, raw in call.items():
+            if name not in ("index", "id", "type", form):
+                mended[name] = raw
         return call if mended == call else mended
 
     def _place(self, choice: bytes, index: bytes, call_id: bytes, *, named: bool) -> tuple[int, bool]:
