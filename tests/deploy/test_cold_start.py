@@ -4,6 +4,7 @@ import ssl
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import certifi
 import pytest
@@ -79,12 +80,21 @@ def test_the_certificates_are_read_once_and_a_context_of_aiohttps_own_would_beli
     assert done.stdout == "1 True 0 CERT_REQUIRED True\n", done.stderr
 
 
-def test_whom_the_system_and_certifi_trust_is_trusted_and_none_is_read_twice() -> None:
-    paths = ssl.get_default_verify_paths()
+def test_whom_the_system_and_certifi_trust_is_trusted_and_none_is_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    load = ssl.SSLContext.load_verify_locations
+
+    def reading(context: Any, cafile: Any = None, capath: Any = None, cadata: Any = None) -> None:
+        read.extend(tls.certificates(cafile) if cafile else ())
+        read.extend((cadata or "").split(tls.BEGIN)[1:])
+        load(context, cafile, capath, cadata)
+
     whole = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     whole.load_verify_locations(certifi.where())
-    assert len(tls.certificates(certifi.where())) == len(whole.get_ca_certs()) > 50
-    if Path(paths.openssl_cafile).is_file():
-        whole.load_verify_locations(paths.openssl_cafile)
-        assert tls.certificates(paths.openssl_cafile) & tls.certificates(certifi.where())
-    assert set(tls.tls_context().get_ca_certs(binary_form=True)) == set(whole.get_ca_certs(binary_form=True))
+    system = ssl.get_default_verify_paths().openssl_cafile
+    if Path(system).is_file():
+        whole.load_verify_locations(system)
+    monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", reading)
+    made = tls.tls_context.__wrapped__()
+    assert len(read) == len(whole.get_ca_certs()) > 50
+    assert set(made.get_ca_certs(binary_form=True)) == set(whole.get_ca_certs(binary_form=True))
