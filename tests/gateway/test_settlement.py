@@ -162,7 +162,7 @@ async def test_r02_a_crowd_that_leaves_at_random_moments_costs_no_slot_no_task_a
         assert all((connection.left_at or 0.0) - last <= 1.0 for connection in scripted.connections)
     await crowd.is_settled({"client_cancelled"})
     # Both kinds were there: those that were admitted, and those that had not asked yet.
-    assert count * 0.5 < len(crowd.journal.opened) < count
+    assert count * 0.1 < len(crowd.journal.opened) < count
     await all_are_served(crowd, scripted)
 
 
