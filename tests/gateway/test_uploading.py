@@ -355,6 +355,7 @@ async def test_pictures_are_charged_by_the_picture_and_sound_by_the_second(
         PriceRow.objects.create(provider="lab", model="gpt-4o", image=Decimal("0.04"), second=Decimal("0.0001"))
 
     await sync_to_async(price)()
+    await door.engine._price()  # not within the second, but now
     scripted.enqueue(json_answer({"created": 1, "data": [{"b64_json": "eA=="}] * 2}), json_answer(TEXT))
     body = part("model", b"fast") + part("image", b"png", file=True) + END
     assert (await post(door, "/images/edits", body)).status_code == 200
