@@ -176,6 +176,7 @@ async def test_what_is_not_measured_costs_its_request_or_nobody_knows(door: Door
 
     scripted.default = binary(SOUND)
     await sync_to_async(price)(input=Decimal(1), output=Decimal(2))
+    await door.engine._price()  # not within the second, but now
     await speak(door)
     await sync_to_async(PriceRow.objects.all().delete)()
     await sync_to_async(price)(request=Decimal("0.015"))
