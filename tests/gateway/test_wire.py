@@ -90,6 +90,14 @@ async def test_the_last_piece_is_handed_on_before_the_end_that_comes_with_it() -
     assert await task == []
 
 
+async def test_a_last_piece_that_the_sink_leaves_is_read_before_the_end_that_comes_with_it() -> None:
+    taken: list[bytes] = []
+    wire, task = await reading(taken, refused=(b"last",))
+    wire.data_received(chunk(b"last") + b"0\r\n\r\n")
+    assert await task == [b"last"]
+    assert taken == []
+
+
 async def test_a_connection_that_breaks_after_a_piece_gives_the_piece_and_then_the_failure() -> None:
     taken: list[bytes] = []
     wire, task = await reading(taken)
