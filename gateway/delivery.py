@@ -12,7 +12,7 @@ from gateway import shapes
 from gateway.belongings import note_stream
 from gateway.errors import GatewayError, StreamInterrupted
 from gateway.receipts import Receipt
-from gateway.relays import Relay, Reply
+from gateway.relays import Relay, Reply, read_rest
 from gateway.replies import ChatRelay
 from gateway.sleepers import Waking
 from gateway.sse import PING
@@ -27,8 +27,6 @@ PING_AFTER = 12.0  # seconds of silence; the promise to the client is one commen
 WRITE_STALL = 30.0  # seconds in which a client has not taken what is waiting for it
 DRAINS = 64  # streams of a process that are read on after their client has left
 DRAIN_SECONDS = 60.0
-REST_SECONDS = 1.0  # how long an upstream may take to end its body after `[DONE]` and keep its connection
-REST_BYTES = 65_536
 
 
 class ClientStalled(GatewayError):
@@ -303,22 +301,9 @@ async def _close(reply: Reply, *, clean: bool) -> None:
     assert reply.upstream is not None
     try:
         if clean and reply.relay is not None and reply.relay.done and reply.chunks is not None:
-            await _read_rest(reply.chunks)
+            await read_rest(reply.chunks)
     finally:
         await reply.upstream.aclose()
-
-
-async def _read_rest(chunks: AsyncIterator[bytes]) -> None:
-    """To the end of the body, so that the connection can serve again; not for long and not for much."""
-    room = REST_BYTES
-    try:
-        async with asyncio.timeout(REST_SECONDS):
-            async for data in chunks:
-                room -= len(data)
-                if room < 0:
-                    return
-    except (GatewayError, TimeoutError):
-        return
 
 
 def _silent() -> StreamInterrupted:

@@ -1,5 +1,6 @@
 """Streams that are passed on as they are, and what every relay of a stream has for those who drive it."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from ledger.counting import tokens_of_bytes
 from ledger.usage import Usage, read_usage
 from providers.targets import Target
 
+REST_SECONDS = 1.0  # how long an upstream may take to end its body after `[DONE]` and keep its connection
+REST_BYTES = 65_536
 LONG_TOKEN = 8  # bytes; where the mean of a stream's deltas has more, each holds several tokens
 # In a JSON string the quotes would be escaped: these bytes are always structure.
 USAGE = re.compile(rb'"usage": ?\{')
@@ -129,3 +132,16 @@ def decoded(event: bytes) -> dict[str, object] | None:
 
 def _is_whole(event: bytes) -> bool:
     return event.endswith(DONE) or decoded(event) is not None
+
+
+async def read_rest(chunks: AsyncIterator[bytes]) -> None:
+    """To the end of the body, so that the connection can serve again; not for long and not for much."""
+    room = REST_BYTES
+    try:
+        async with asyncio.timeout(REST_SECONDS):
+            async for data in chunks:
+                room -= len(data)
+                if room < 0:
+                    return
+    except (GatewayError, TimeoutError):
+        return

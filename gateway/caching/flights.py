@@ -14,14 +14,12 @@ from gateway.caching.kept import MAX_BODY, Kept
 from gateway.errors import GatewayError, Overloaded
 from gateway.process import Memory
 from gateway.receipts import Receipt
-from gateway.relays import Source
+from gateway.relays import Source, read_rest
 from gateway.replies import ChatRelay
 
 log = structlog.get_logger("gateway")
 
 WINDOW = 256 * 1024  # bytes between the fastest and the slowest reader of a stream that is too large to keep
-REST_SECONDS = 1.0  # how long an upstream may take to end its body after `[DONE]` and keep its connection
-REST_BYTES = 65_536
 
 
 class Flight:
@@ -136,7 +134,7 @@ class Broadcast:
                     if out := recorder.end():
                         await self._publish(out, whole=False)
             if recorder.done:
-                await _read_rest(self._chunks)
+                await read_rest(self._chunks)
         except GatewayError as exc:
             self.error = exc
 
@@ -258,19 +256,6 @@ class Reader:
 
     async def aclose(self) -> None:
         self.close()
-
-
-async def _read_rest(chunks: AsyncIterator[bytes]) -> None:
-    """To the end of the body, so that the connection can serve again; not for long and not for much."""
-    room = REST_BYTES
-    try:
-        async with asyncio.timeout(REST_SECONDS):
-            async for data in chunks:
-                room -= len(data)
-                if room < 0:
-                    return
-    except (GatewayError, TimeoutError):
-        return
 
 
 def _nothing() -> None:
