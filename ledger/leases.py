@@ -186,9 +186,11 @@ def spend(entries: Iterable[Settled]) -> list[BudgetAccount]:
     costs: dict[str, int] = defaultdict(int)
     held: dict[tuple[str, str], int] = defaultdict(int)
     for entry in entries:
-        for account_id, lease_id, amount in entry.charges:
-            costs[account_id] += units(entry.cost) if entry.cost is not None else 0
-            held[account_id, lease_id] += amount
+        if entry.charges:
+            cost = 0 if entry.cost is None else units(entry.cost)
+            for account_id, lease_id, amount in entry.charges:
+                costs[account_id] += cost
+                held[account_id, lease_id] += amount
     freed: dict[str, int] = defaultdict(int)
     for (account_id, lease_id), amount in sorted(held.items()):
         if amount and Lease.objects.filter(pk=lease_id).update(amount=F("amount") - amount):

@@ -14,12 +14,14 @@ _CONTEXT = Context(prec=60)
 
 def units(amount: Decimal) -> int:
     """The nearest whole number of units, at most LARGEST in either direction."""
-    return _bounded(amount.scaleb(PLACES, _CONTEXT).to_integral_value(ROUND_HALF_UP))
+    count = int(amount.scaleb(PLACES, _CONTEXT).to_integral_value(ROUND_HALF_UP))
+    return count if -LARGEST <= count <= LARGEST else _bounded(count)
 
 
 def units_up(amount: Decimal) -> int:
     """The smallest whole number of units that is not below the amount: what is set aside."""
-    return _bounded(amount.scaleb(PLACES, _CONTEXT).to_integral_value(ROUND_CEILING))
+    count = int(amount.scaleb(PLACES, _CONTEXT).to_integral_value(ROUND_CEILING))
+    return count if -LARGEST <= count <= LARGEST else _bounded(count)
 
 
 def dollars(count: int) -> Decimal:
@@ -34,5 +36,5 @@ def rounded(amount: Decimal) -> Decimal:
     return dollars(units(amount))
 
 
-def _bounded(count: Decimal) -> int:
-    return min(max(int(count), -LARGEST), LARGEST)
+def _bounded(count: int) -> int:
+    return min(max(count, -LARGEST), LARGEST)

@@ -12,7 +12,7 @@ from django.db import connection, transaction
 from ledger import drain
 from ledger.entries import Opened, Settled
 from ledger.models import UsageRecord
-from ledger.storable import LENGTHS
+from ledger.storable import LENGTHS, storable
 from ledger.tape import Reject, lost
 
 OPEN = "open"
@@ -23,10 +23,10 @@ BATCH = 200
 def commit(entry: Opened) -> None:
     """The row of a request that may now be sent. Raises django.db.Error where it is not there afterwards."""
     known = {name: getattr(entry, name) for name in Opened.__struct_fields__}
-    row = drain.row_of(Settled(**known, outcome=OPEN, sent=True))
+    row = storable(Settled(**known, outcome=OPEN, sent=True))
     # One statement, which needs no transaction around it: each would be two more ways to the database and back.
     with connection.cursor() as cursor:
-        cursor.execute(drain.insertion(1), drain.parameters(row))
+        cursor.execute(drain.insertion(1), drain.parameters(row, drain.moment(row)))
 
 
 def store_each(entries: Sequence[Settled], reject: Reject) -> None:

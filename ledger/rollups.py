@@ -3,17 +3,19 @@
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date
-from decimal import Decimal
+from datetime import UTC, date, datetime
+from operator import attrgetter
 from typing import Any
 
 from django.db import connection
 
+from ledger.entries import Settled
 from ledger.models import DailyRollup
-from ledger.money import ZERO, units
+from ledger.money import units
 
 NAMES = ("key_id", "key_name", "team_id", "team_name", "end_user", "alias", "provider", "model")
 SUMS = ("requests", "unpriced", "tokens_in", "tokens_out", "tokens_cached", "tokens_reasoning", "cost", "saved")
+_names_of = attrgetter("key", "key_name", "team", "team_name", "end_user", "alias", "provider", "upstream_model")
 # A name that changes in the middle of a day makes no second row of it.
 UNNAMED = tuple(name for name in NAMES if name not in ("key_name", "team_name"))
 
@@ -32,24 +34,28 @@ class Total:
         return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
 
-def add(rows: Iterable[Mapping[str, Any]]) -> None:
-    """Add rows, given as their columns, to their days; in the caller's transaction."""
-    move(total_of(row) for row in rows)
-
-
-def total_of(row: Mapping[str, Any]) -> Total:
-    """One row's share."""
-    cost: Decimal | None = row["cost"]
-    total = place_of(row)
-    for name in ("tokens_in", "tokens_out", "tokens_cached", "tokens_reasoning"):
-        total.sums[name] = row[name]
-    total.sums |= {
-        "requests": 1,
-        "unpriced": int(cost is None),
-        "cost": units(cost or ZERO),
-        "saved": units(row["saved"] or ZERO),
-    }
-    return total
+def add(settled: Iterable[tuple[Settled, datetime]]) -> None:
+    """Add requests that have become rows, each with its start, to their days; in the caller's transaction."""
+    found: dict[tuple[Any, ...], Total] = {}
+    for entry, at in settled:
+        names = _names_of(entry)
+        place = (at.date(), names)
+        total = found.get(place)
+        if total is None:
+            total = found[place] = Total(place[0], dict(zip(NAMES, names, strict=True)))
+        sums, cost, saved = total.sums, entry.cost, entry.saved
+        sums["requests"] += 1
+        sums["tokens_in"] += entry.tokens_in
+        sums["tokens_out"] += entry.tokens_out
+        sums["tokens_cached"] += entry.tokens_cached
+        sums["tokens_reasoning"] += entry.tokens_reasoning
+        if cost is None:
+            sums["unpriced"] += 1
+        else:
+            sums["cost"] += units(cost)
+        if saved is not None:
+            sums["saved"] += units(saved)
+    move(found.values())
 
 
 def place_of(row: Mapping[str, Any]) -> Total:

@@ -6,6 +6,7 @@ being stored, so they are cut and cleaned, never refused.
 
 import math
 from collections.abc import Mapping
+from operator import attrgetter, gt
 from typing import Any, TypeVar
 
 import msgspec
@@ -53,8 +54,14 @@ ATTEMPT_TEXT = 500
 ATTEMPT_DEPTH = 4
 LARGEST_INT = 9_223_372_036_854_775_807
 
-_TEXTS = tuple(LENGTHS.items())
-_NUMBERS = tuple(LARGEST.items())
+# The texts of an Opened come first, and those that only a Settled has come after them.
+_TEXTS = sorted(LENGTHS, key=lambda name: name not in Opened.__struct_fields__)
+_LENGTHS = [LENGTHS[name] for name in _TEXTS]
+_texts_of = attrgetter(*_TEXTS)
+_first_texts_of = attrgetter(*(name for name in _TEXTS if name in Opened.__struct_fields__))
+_NUMBERS = [name for name in LARGEST if name != "ttft_ms"]  # which may be None
+_LARGEST = [LARGEST[name] for name in _NUMBERS]
+_numbers_of = attrgetter(*_NUMBERS)
 
 E = TypeVar("E", bound=Opened)
 
@@ -82,15 +89,17 @@ def storable(entry: E) -> E:
 
 def is_storable(entry: Opened) -> bool:
     """Whether it is beyond doubt fit as it is, which nearly every entry is: the look at one costs a tenth of a copy."""
-    for name, length in _TEXTS:
-        value = getattr(entry, name, "")
-        if not value.isascii() or len(value) > length or "\0" in value:
-            return False
+    texts = (_texts_of if isinstance(entry, Settled) else _first_texts_of)(entry)
+    joined = "".join(texts)
+    if not joined.isascii() or "\0" in joined or any(map(gt, map(len, texts), _LENGTHS)):
+        return False
     if isinstance(entry, Settled):
-        for name, largest in _NUMBERS:
-            value = getattr(entry, name)
-            if value and not 0 <= value <= largest:
-                return False
+        numbers = _numbers_of(entry)
+        if any(map(gt, numbers, _LARGEST)) or min(numbers) < 0:
+            return False
+        ttft = entry.ttft_ms
+        if ttft is not None and not 0 <= ttft <= LARGEST["ttft_ms"]:
+            return False
         # Short as a whole, so each text in it is short; a backslash may be a NUL or half of a surrogate pair.
         try:
             attempts = msgspec.json.encode(entry.attempts)

@@ -181,7 +181,7 @@ def test_daily_totals_are_what_the_rows_add_up_to() -> None:
     }
     expected: dict[str, int] = {}
     for row in UsageRecord.objects.values():
-        key = rollups.total_of(row).id
+        key = rollups.place_of(row).id
         expected[key] = expected.get(key, 0) + 1
     assert dict(DailyRollup.objects.values_list("id", "requests")) == expected
 
