@@ -106,18 +106,12 @@ def parameters(entry: Settled, started_at: datetime) -> list[Any]:
     return row
 
 
+@lru_cache(maxsize=1024)
 def insertion(count: int) -> str:
     """The statement that makes so many rows and names those that were not there before."""
-    return _insertion(connection.vendor, count)
-
-
-@lru_cache(maxsize=1024)
-def _insertion(vendor: str, count: int) -> str:
-    quote = connection.ops.quote_name
+    quote = connection.ops.quote_name  # the same in every database that there is
     names = [quote(name) for name in _COLUMNS]
-    # In SQLite's own spelling: to find that out of Django's took a tenth of the drain's time.
-    mark = "?" if vendor == "sqlite" else "%s"
-    values = f"({', '.join([mark] * len(names))})"
+    values = f"({', '.join(['%s'] * len(names))})"
     table, key = quote(UsageRecord._meta.db_table), quote("id")
     # Only names of our own columns are put into the text.
     return (
