@@ -313,7 +313,6 @@ async def test_the_environment_adds_no_trust(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     server, _ = tls(ca, lambda ca: ca.issue_cert("127.0.0.1"))
     context = tls_context.__wrapped__()
-    assert len(context.get_ca_certs()) > 50
     upstream = Upstream(AddressPolicy([], development=True), limit=LIMIT, tls=lambda: context)
     async with ScriptedUpstream(tls=server) as provider:
         assert (await fails(upstream, provider.url)).message == "The provider's certificate is not valid."
