@@ -1,7 +1,8 @@
 """What a request may have, and from whom. The order of the steps is security, so it is code and not configuration."""
 
-from dataclasses import dataclass
 from functools import partial
+
+import msgspec
 
 from gateway import wayfinding
 from gateway.asks import MAX_END_USER_CHARS, Ask, Form
@@ -21,8 +22,7 @@ PLACES = "places"
 BEFORE_CACHE = (PLACES, REQUESTS)  # an answer from the cache takes these, and no tokens
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(msgspec.Struct, frozen=True):
     """Leave to forward: made by `admit` only, so whoever holds one has been authorised."""
 
     ask: Ask

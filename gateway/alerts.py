@@ -7,7 +7,6 @@ taken is sent again a minute later, ten times at the most, so that one alert may
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -30,8 +29,7 @@ VELOCITY = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)/([0-9]{1,4})(m|h)")
 Sql = Callable[..., Awaitable[Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class Channels:
+class Channels(msgspec.Struct, frozen=True):
     """Where alerts go; with none of both they stand in the admin only."""
 
     webhook: str = ""

@@ -6,11 +6,11 @@ a field that came twice the provider sees the one that we looked at.
 
 import json
 import re
-from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any, Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from gateway import mentions
 from gateway.errors import BadRequest, DuplicateField, MissingField
@@ -75,8 +75,7 @@ class Upload(Protocol):
         """The body for one provider; None: whatever model it names stays."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(msgspec.Struct, frozen=True):
     """One parsed request. `fields` holds every top-level field of a JSON body, in order, as raw JSON."""
 
     endpoint: str  # the family's name, as in a key's scope and in the ledger: chat.completions, files, ...
@@ -101,13 +100,6 @@ class Ask:
     is_fixed: bool = True  # whether the path is one of our own set, and so its address worth remembering
     bound: str = ""  # the field that bounds the answer, "" where there is none
 
-    def changed(self, **changes: Any) -> "Ask":
-        """As dataclasses.replace, in a fifth of its time."""
-        made = object.__new__(Ask)
-        for name in Ask.__slots__:
-            object.__setattr__(made, name, changes[name] if name in changes else getattr(self, name))
-        return made
-
     @property
     def prompt_bound(self) -> int:
         """The most tokens that the prompt can have: a token is a byte at least, and each message has a frame."""
@@ -129,8 +121,8 @@ class Ask:
         """The same for that end user; without a `cap` the answer stays as it was asked for."""
         if cap is not None and self.bound and self.max_tokens is None:
             fields = {**self.fields, self.bound: msgspec.Raw(b"%d" % cap)}
-            return self.changed(fields=fields, max_tokens=cap, end_user=end_user)
-        return self if end_user == self.end_user else self.changed(end_user=end_user)
+            return replace(self, fields=fields, max_tokens=cap, end_user=end_user)
+        return self if end_user == self.end_user else replace(self, end_user=end_user)
 
     @property
     def wants_base64(self) -> bool:

@@ -1,7 +1,8 @@
 """What one request costs: the prices that it was admitted with, what is set aside for it, and the final amount."""
 
-from dataclasses import dataclass, field
 from decimal import Decimal
+
+import msgspec
 
 from ledger import prices
 from ledger.budgets import Budgets, Hold
@@ -12,11 +13,10 @@ from ledger.usage import Usage
 from providers.targets import Target
 
 
-@dataclass(slots=True)
-class Bill:
+class Bill(msgspec.Struct):
     """`price_of` by provider id and model, None where the price is unknown; `reserved` is the worst case (USD)."""
 
-    price_of: dict[tuple[str, str], Price | None] = field(default_factory=dict)
+    price_of: dict[tuple[str, str], Price | None] = msgspec.field(default_factory=dict)
     reserved: Decimal | None = None
     budgets: Budgets | None = None
     hold: Hold | None = None

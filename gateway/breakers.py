@@ -8,7 +8,8 @@ in a while. A retry is paid for out of an allowance, so that nobody makes a prov
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from gateway.errors import GatewayError, Overloaded, UpstreamError, UpstreamRefused
 from providers.targets import CredentialCard, Target
@@ -35,13 +36,12 @@ class Unavailable(Overloaded):
     code = "upstream_unavailable"
 
 
-@dataclass(slots=True)
-class Watch:
+class Watch(msgspec.Struct):
     """What is known of one target. `opened_at` is None where it is in order."""
 
     target: Target
-    good: list[int] = field(default_factory=lambda: [0] * SPANS)
-    bad: list[int] = field(default_factory=lambda: [0] * SPANS)
+    good: list[int] = msgspec.field(default_factory=lambda: [0] * SPANS)
+    bad: list[int] = msgspec.field(default_factory=lambda: [0] * SPANS)
     span: int = 0
     in_a_row: int = 0
     opened_at: float | None = None
@@ -50,7 +50,7 @@ class Watch:
     status: int = 0  # of the last failure, where it was an answer
     probe_at: float = math.inf
     trial_at: float = 0.0
-    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCIES))
+    seconds: deque[float] = msgspec.field(default_factory=lambda: deque(maxlen=LATENCIES))
 
     def count(self, counts: list[int], now: float) -> None:
         span = int(now / SPAN)
@@ -72,8 +72,7 @@ class Watch:
         return self.in_a_row >= IN_A_ROW or (answers >= LEAST and failures >= PART * answers)
 
 
-@dataclass(slots=True)
-class Allowance:
+class Allowance(msgspec.Struct):
     tokens: float = MOST_RETRIES
     counted: int = 0  # requests that it has grown by
 

@@ -14,7 +14,6 @@ import zlib
 from array import array
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -35,11 +34,10 @@ EVENTS = {"content-type": "text/event-stream; charset=utf-8"}
 TEXT_TYPES = {"text": "text/plain; charset=utf-8", "srt": "application/x-subrip", "vtt": "text/vtt; charset=utf-8"}
 
 
-@dataclass(slots=True)
-class Form:
+class Form(msgspec.Struct):
     """What came: the fields as texts, and of the first file its name, its size and, if it is small, its content."""
 
-    values: dict[str, str] = field(default_factory=dict)
+    values: dict[str, str] = msgspec.field(default_factory=dict)
     file_name: str = ""
     size: int = -1
     content: bytes | None = None

@@ -2,10 +2,10 @@
 
 import asyncio
 import time
-from dataclasses import replace
 
 import msgspec
 import structlog
+from msgspec.structs import replace
 
 from gateway import asks
 from gateway.admission import admit

@@ -6,9 +6,10 @@ has it; what is in a serving process's memory only that process can tell.
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
+
+import msgspec
 
 from gateway import routing
 from gateway.admission import within_scope
@@ -30,8 +31,7 @@ from providers.snapshot import Catalog, is_usable
 from providers.targets import AliasCard, BudgetCard, KeyCard, Target
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
+class Case(msgspec.Struct, frozen=True):
     """A request that is only asked about."""
 
     ask: Ask

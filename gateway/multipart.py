@@ -6,8 +6,9 @@ refused, so that the model that was authorised is the one that the provider find
 """
 
 import re
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from gateway.errors import BadRequest, DuplicateField
 
@@ -46,8 +47,7 @@ def boundary_of(content_type: str) -> bytes:
     return boundary.encode("ascii")
 
 
-@dataclass(frozen=True, slots=True)
-class FilePart:
+class FilePart(msgspec.Struct, frozen=True):
     """A file within a form: its own name, and where its content stands."""
 
     file_name: str

@@ -5,12 +5,12 @@ does not have. A family is what a key's scope is made of; it goes by the first s
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 from urllib.parse import quote, unquote_to_bytes
 
 import msgspec
 from django.http import HttpRequest
+from msgspec.structs import replace
 
 from gateway import asks, heads, mentions, places
 from gateway.asks import MAX_MODEL_CHARS, Ask, Form
@@ -57,8 +57,7 @@ class Loose(msgspec.Struct):
 _loose = msgspec.json.Decoder(Loose)
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(msgspec.Struct, frozen=True):
     """The endpoint of everything that has none of its own."""
 
     takes_uploads: ClassVar[bool] = True

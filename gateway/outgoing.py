@@ -1,9 +1,9 @@
 """What goes to a provider for a request: the address, the head and the body, as its dialect and its row want them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
+import msgspec
 from msgspec import Raw
 
 from gateway.asks import Ask, Form
@@ -22,8 +22,7 @@ ANTHROPIC_VERSION = "2023-06-01"  # https://docs.anthropic.com/en/api/versioning
 Edit = Callable[[dict[str, Raw]], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(msgspec.Struct, frozen=True):
     url: str
     headers: list[tuple[str, str]]
     body: bytes | Source

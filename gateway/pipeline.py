@@ -1,6 +1,5 @@
 """The way of a request, as a table of contents."""
 
-from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import msgspec
@@ -27,8 +26,7 @@ class Endpoint(Protocol):
     def parse(self, request: HttpRequest, place: Place) -> Ask: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
+class Completion(msgspec.Struct, frozen=True):
     """One operation of the kind of chat: its name in the ledger, its path below a provider's base URL."""
 
     takes_uploads: ClassVar[bool] = False

@@ -1,12 +1,11 @@
 """What a request's path says: the operation, and perhaps the provider or the deployment that is to do it (pure)."""
 
-from dataclasses import dataclass
+import msgspec
 
 AZURE = "openai"  # https://learn.microsoft.com/azure/ai-services/openai/reference
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """`path` is `/v1/...` for every spelling of the base URL that is met."""
 
     path: str

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import msgspec
 
 from gateway.breakers import Breakers
 from gateway.errors import GatewayError, Overloaded
@@ -107,35 +108,34 @@ class Memory:
         self.held -= size
 
 
-@dataclass(slots=True)
-class Listings:
+class Listings(msgspec.Struct):
     """What the providers say that they have (gateway/listing.py), by the provider's id."""
 
-    known: dict[str, tuple[float, tuple[str, ...]]] = field(default_factory=dict)  # good until, and the models' ids
-    asking: "dict[str, asyncio.Task[tuple[str, ...]]]" = field(default_factory=dict)
+    # Good until, and the models' ids.
+    known: dict[str, tuple[float, tuple[str, ...]]] = msgspec.field(default_factory=dict)
+    asking: "dict[str, asyncio.Task[tuple[str, ...]]]" = msgspec.field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class Process:
+class Process(msgspec.Struct):
     upstream: Upstream
     journal: JournalLike
     clock: Callable[[], float]  # monotonic seconds; the loop's own
     limiter: LimiterLike
-    prices: PriceBook = field(default_factory=PriceBook)
+    prices: PriceBook = msgspec.field(default_factory=PriceBook)
     budgets: Budgets | None = None  # None: there is no database to keep them in
     sql: Callable[..., Awaitable[Any]] | None = None  # runs a blocking job on the SQL thread
-    memory: Memory = field(default_factory=Memory)
-    disk: Disk = field(default_factory=Disk)
+    memory: Memory = msgspec.field(default_factory=Memory)
+    disk: Disk = msgspec.field(default_factory=Disk)
     drains: int = 0  # streams that are read to their end though their client has left
     meters: MetersLike | None = None  # None: nobody reads the numbers
     traces: TracesLike | None = None
     captures: CapturesLike | None = None  # None: no body is kept, whatever a key or an alias says
-    listings: Listings = field(default_factory=Listings)
+    listings: Listings = msgspec.field(default_factory=Listings)
     keyed_pruned_at: float = float("-inf")
-    keyed: set[str] = field(default_factory=set)  # requests with an Idempotency-Key that are under way here
-    receipts: set[OpenReceipt] = field(default_factory=set)
-    stickies: Stickies = field(default_factory=Stickies)
-    breakers: Breakers = field(init=False)
+    keyed: set[str] = msgspec.field(default_factory=set)  # requests with an Idempotency-Key that are under way here
+    receipts: set[OpenReceipt] = msgspec.field(default_factory=set)
+    stickies: Stickies = msgspec.field(default_factory=Stickies)
+    breakers: Breakers = None  # type: ignore[assignment]  # made with the clock
     cache: Any = None  # see gateway.caching.cache
     # Where the journal dies with the machine: the row is committed before the provider is called.
     commit_open: Callable[[Opened], Awaitable[None]] | None = None

@@ -1,11 +1,11 @@
 """What an upstream's answer becomes: a refusal, a whole answer or a stream whose first bytes have come."""
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from functools import partial
 from typing import cast
 
 import msgspec
+from msgspec.structs import replace
 
 from gateway import belongings
 from gateway.admission import Grant

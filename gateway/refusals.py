@@ -10,11 +10,11 @@ import math
 import re
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
+from msgspec.structs import replace
 
 from gateway.errors import UpstreamRefused
 from providers.targets import NO_QUIRKS, Quirks
@@ -37,8 +37,7 @@ CREDENTIAL = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Complaint:
+class Complaint(msgspec.Struct, frozen=True):
     """What a provider said is wrong. `status` is an HTTP status that stood in the body."""
 
     message: str

@@ -3,7 +3,6 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
@@ -53,8 +52,7 @@ class Source(Protocol):
     def aclose(self) -> Coroutine[Any, Any, None]: ...
 
 
-@dataclass(slots=True)
-class Reply:
+class Reply(msgspec.Struct):
     """The first upstream that answered: a whole body, or a stream whose first bytes have come."""
 
     target: Target

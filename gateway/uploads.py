@@ -8,9 +8,9 @@ as long as another route could still be tried. The bytes are the client's own, b
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, replace
 
 import msgspec
+from msgspec.structs import replace
 
 from gateway.asks import MAX_END_USER_CHARS, MAX_MODEL_CHARS, Ask
 from gateway.bodies import Incoming
@@ -152,8 +152,7 @@ class Upload:
         self._spool.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(msgspec.Struct, frozen=True):
     """See gateway.pouring.Source: the upload with the bytes of `span` replaced by `value`."""
 
     upload: Upload

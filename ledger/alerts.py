@@ -1,11 +1,11 @@
 """Alerts: a row for each threshold that is passed, written with what passed it; one of the processes tells it."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 from django.db.models import F, Q, Sum
 from django.db.models.functions import Now
 
@@ -17,8 +17,7 @@ TRIES = 10
 AT_ONCE = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Velocity:
+class Velocity(msgspec.Struct, frozen=True):
     """More than `amount` US dollars within `seconds`, by one key."""
 
     amount: Decimal

@@ -8,11 +8,11 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import lru_cache, partial
 from typing import Any, Protocol
 
+import msgspec
 import structlog
 
 from ledger import leases
@@ -52,8 +52,7 @@ class Runner(Protocol):
     def __call__(self, job: Callable[..., Any], *args: object) -> Awaitable[Any]: ...
 
 
-@dataclass(slots=True)
-class Purse:
+class Purse(msgspec.Struct):
     """This process's lease of one account."""
 
     place: AccountPlace
@@ -63,16 +62,15 @@ class Purse:
     used_at: float = 0.0
     refused: int = 0  # units for which there was no room, until `refused_until`
     refused_until: float = 0.0
-    waiting: list[tuple[int, "asyncio.Future[None]"]] = field(default_factory=list)
+    waiting: list[tuple[int, "asyncio.Future[None]"]] = msgspec.field(default_factory=list)
     taking: "asyncio.Task[None] | None" = None
 
 
-@dataclass(slots=True)
-class Hold:
+class Hold(msgspec.Struct):
     """What one request has set aside: the same amount of each purse."""
 
     amount: int
-    purses: list[Purse] = field(default_factory=list)
+    purses: list[Purse] = msgspec.field(default_factory=list)
     open: bool = True
 
     def charges(self) -> list[Charge]:

@@ -6,10 +6,10 @@ it. Everything blocks, and runs on the SQL thread. Units throughout (ledger.mone
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
 
+import msgspec
 from django.db import connection, transaction
 from django.db.models import DateTimeField, ExpressionWrapper, F
 from django.db.models.functions import Now
@@ -24,8 +24,7 @@ SWEPT_SECONDS = 60
 SWEPT_AT_ONCE = 500
 
 
-@dataclass(frozen=True, slots=True)
-class AccountPlace:
+class AccountPlace(msgspec.Struct, frozen=True):
     """One budget in one period, for one end user where it has such; `id` is made of the others."""
 
     id: str

@@ -6,11 +6,12 @@ of the model, then the latest beginning. What has none is looked for in the buil
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from operator import is_
 from typing import Final
+
+import msgspec
 
 from ledger import builtin
 from ledger.prices import Price
@@ -31,8 +32,7 @@ MISSING: Final = Verdict.MISSING
 Place = tuple[str, str, str]  # a provider's id, the model's name there, the alias
 
 
-@dataclass(frozen=True, slots=True)
-class OwnPrice:
+class OwnPrice(msgspec.Struct, frozen=True):
     """An operator's price: where it holds ("" is everywhere), and when (unix seconds)."""
 
     price: Price
@@ -51,8 +51,7 @@ class OwnPrice:
         return bool(self.alias), bool(self.provider), exact, len(self.model), self.starts
 
 
-@dataclass(frozen=True, slots=True)
-class Card:
+class Card(msgspec.Struct, frozen=True):
     """All prices of one place: the operator's, the first that holds is meant, and the built-in one."""
 
     own: tuple[OwnPrice, ...]

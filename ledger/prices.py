@@ -1,8 +1,9 @@
 """What a call costs (pure): Decimal US dollars from its usage and a price. An unknown price is None and never 0."""
 
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
+
+import msgspec
 
 from ledger.money import ZERO, rounded
 from ledger.usage import Usage
@@ -11,8 +12,7 @@ MILLION: Final = Decimal(1_000_000)
 THOUSAND: Final = Decimal(1000)
 
 
-@dataclass(frozen=True, slots=True)
-class Price:
+class Price(msgspec.Struct, frozen=True):
     """US dollars per million tokens, per request, image and second of audio or video; None is a rate that is not given.
 
     Cached tokens without a rate cost as input, and so do those written to a cache; reasoning tokens as output, audio as

@@ -2,11 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 from django.db import transaction
 from django.db.models import F
 
@@ -28,8 +28,7 @@ COUNTS = (
 AGREED = ("charge", "reservation")
 
 
-@dataclass(slots=True)
-class Repriced:
+class Repriced(msgspec.Struct):
     """`before` and `after` are US dollars, of the rows whose cost has changed."""
 
     rows: int = 0

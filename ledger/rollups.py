@@ -2,11 +2,11 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from operator import attrgetter
 from typing import Any
 
+import msgspec
 from django.db import connection
 
 from ledger.entries import Settled
@@ -20,13 +20,12 @@ _names_of = attrgetter("key", "key_name", "team", "team_name", "end_user", "alia
 UNNAMED = tuple(name for name in NAMES if name not in ("key_name", "team_name"))
 
 
-@dataclass(slots=True)
-class Total:
+class Total(msgspec.Struct):
     """What is to be added to one rollup; `cost` in units."""
 
     day: date
     names: Mapping[str, str]
-    sums: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SUMS, 0))
+    sums: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(SUMS, 0))
 
     @property
     def id(self) -> str:

@@ -6,9 +6,10 @@ here in full because what `ipaddress` calls private differs between the patch re
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import SplitResult, urlsplit
+
+import msgspec
 
 SETTING = "GATEWAY_PRIVATE_UPSTREAMS"
 DEFAULT_PORTS = {"https": 443, "http": 80}
@@ -66,8 +67,7 @@ class AddressRefused(AddressError):
     """The address is well written, but may not be called; the message names the setting."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """A base URL in its parts; `host` is lower case, without brackets; `literal` is set where it is an IP address."""
 
     scheme: str

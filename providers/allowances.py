@@ -7,9 +7,11 @@ plain JSON: whole numbers (0 is no limit), texts, lists and mappings of texts.
 import ipaddress
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from providers import aliases, origins
 from providers.targets import BudgetCard, CacheCard, KeyCard, Limits, TeamCard
@@ -44,8 +46,7 @@ PROVIDER_NAME = re.compile(r"[A-Za-z0-9_-]{0,60}")
 AMOUNT = re.compile(r"[0-9]{1,10}(\.[0-9]{1,6})?")
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(msgspec.Struct, frozen=True):
     """`check` gives the value as it is stored, or raises ValueError with what is wrong; None means the default."""
 
     default: Any

@@ -11,10 +11,11 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlsplit
+
+import msgspec
 
 KEPT = 300.0  # seconds, wall time, for which a value is not read again
 TIMEOUT = 5.0
@@ -28,8 +29,7 @@ class CallFailed(Exception):
     """What was asked for cannot be read. The message names the place and AWS's error code, no value."""
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(msgspec.Struct, frozen=True):
     """Who asks: the function's own role, whose keys are in its environment."""
 
     key_id: str

@@ -1,6 +1,5 @@
 """Keeps the current catalog current: a full load once a minute, and between them only what the change table names."""
 
-import dataclasses
 import logging
 import time
 from collections import defaultdict
@@ -8,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import timedelta
 from typing import TypeVar
 
+import msgspec
 from django.db import DatabaseError
 from django.db.models import Q
 from django.utils import timezone
@@ -105,7 +105,7 @@ class Reader:
         if news:
             self._install(loaded_at=self._wall())
         else:
-            install(dataclasses.replace(current(), loaded_at=self._wall()))
+            install(msgspec.structs.replace(current(), loaded_at=self._wall()))
         return True
 
     def _is_full_due(self) -> bool:

@@ -7,9 +7,10 @@ as references only, so that the file may be kept under version control.
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
+
+import msgspec
 
 from providers import aliases as alias_names
 from providers import allowances, places, references
@@ -47,43 +48,38 @@ def defaults(known: Mapping[str, allowances.Setting]) -> Settings:
     return allowances.settled(known, {})[0]
 
 
-@dataclass(frozen=True, slots=True)
-class ProviderEntry:
+class ProviderEntry(msgspec.Struct, frozen=True):
     """A provider with its preset worked in; `credentials` are references by name."""
 
     name: str
     values: ProviderValues
-    credentials: Mapping[str, str] = field(default_factory=dict)
+    credentials: Mapping[str, str] = msgspec.field(default_factory=dict)
     enabled: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class RouteEntry:
+class RouteEntry(msgspec.Struct, frozen=True):
     provider: str
     model: str = ""
     weight: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class AliasEntry:
+class AliasEntry(msgspec.Struct, frozen=True):
     name: str
     routes: tuple[RouteEntry, ...] = ()
     strategy: str = "ordered"
     retry_after_timeout: bool = False
     early_200: bool = False
     enabled: bool = True
-    settings: Settings = field(default_factory=lambda: defaults(allowances.ALIAS))
+    settings: Settings = msgspec.field(default_factory=lambda: defaults(allowances.ALIAS))
 
 
-@dataclass(frozen=True, slots=True)
-class TeamEntry:
+class TeamEntry(msgspec.Struct, frozen=True):
     name: str
     enabled: bool = True
-    settings: Settings = field(default_factory=lambda: defaults(allowances.TEAM))
+    settings: Settings = msgspec.field(default_factory=lambda: defaults(allowances.TEAM))
 
 
-@dataclass(frozen=True, slots=True)
-class KeyEntry:
+class KeyEntry(msgspec.Struct, frozen=True):
     """What a client key may do; `existing` refers to a key from elsewhere, "" for one that is minted here."""
 
     name: str
@@ -93,11 +89,10 @@ class KeyEntry:
     enabled: bool = True
     team: str = ""
     kind: str = allowances.SECRET
-    settings: Settings = field(default_factory=lambda: defaults(allowances.KEY))
+    settings: Settings = msgspec.field(default_factory=lambda: defaults(allowances.KEY))
 
 
-@dataclass(frozen=True, slots=True)
-class Configuration:
+class Configuration(msgspec.Struct, frozen=True):
     """The whole file; each part is sorted by name."""
 
     providers: tuple[ProviderEntry, ...] = ()

@@ -1,8 +1,8 @@
 """A provider's token in place of another: tried out first, then the old one is used for nothing new."""
 
-from dataclasses import dataclass, replace
-
+import msgspec
 from django.db import transaction
+from msgspec.structs import replace
 
 from providers import cards, probing, references
 from providers.cards import BadRow
@@ -15,8 +15,7 @@ class RotationRefused(Exception):
     """Nothing in use was changed; the message is for the operator and names no secret."""
 
 
-@dataclass(frozen=True, slots=True)
-class Replacement:
+class Replacement(msgspec.Struct, frozen=True):
     """`new` is what calls use from now on; `old` are switched off, and requests that hold them are answered still."""
 
     new: Credential

@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from providers import dialects, quirks, timeouts
 from providers.addresses import AddressError, AddressPolicy, normalise
@@ -13,19 +15,17 @@ from providers.presets import fill
 OPTION_TEXT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
-@dataclass(frozen=True, slots=True)
-class ProviderValues:
+class ProviderValues(msgspec.Struct, frozen=True):
     """What a provider's row holds beside its name; the mappings are plain JSON."""
 
     dialect: str = "openai"
     base_url: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    quirks: Mapping[str, Any] = field(default_factory=dict)
-    timeouts: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    quirks: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    timeouts: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(msgspec.Struct, frozen=True):
     """What is wrong with one field, in words for the operator."""
 
     field: str

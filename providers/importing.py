@@ -1,13 +1,14 @@
 """Puts a configuration into the rows, in one transaction: all of it, or nothing."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+import msgspec
 from django.conf import settings
 from django.db import transaction
 from django.db.models import ProtectedError
+from msgspec.structs import replace
 
 from providers import allowances, keys, references
 from providers.configfile import ConfigError, Configuration, KeyEntry
@@ -17,8 +18,7 @@ from providers.overlay import weakness
 from providers.sync import ALIASES, KEYS, PROVIDERS, SECTIONS, TEAMS, Change, Rows, View, compare, views_of
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """What was done, or would be; `pending` are the keys that the file names and nobody has made yet."""
 
     changes: tuple[Change, ...]

@@ -6,8 +6,9 @@ for keys and algorithms hold here.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from providers import addresses
 
@@ -21,8 +22,7 @@ CLAIM = re.compile(r"[^\s\x00-\x1f]{1,200}\Z")
 TAG = re.compile(r"[a-z0-9_.-]{1,40}\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class IssuerCard:
+class IssuerCard(msgspec.Struct, frozen=True):
     """An issuer as the hot path knows it. `key` is the id of the key whose scopes, limits and budget a token has."""
 
     id: str
@@ -34,9 +34,9 @@ class IssuerCard:
     algorithms: tuple[str, ...] = USUAL
     leeway: float = 30.0  # seconds
     end_user_claim: str = "sub"
-    tag_claims: Mapping[str, str] = field(default_factory=dict)  # the tag, and the claim that it is taken from
+    tag_claims: Mapping[str, str] = msgspec.field(default_factory=dict)  # the tag, and the claim that it is taken from
     profile_claim: str = ""
-    profiles: Mapping[str, str] = field(default_factory=dict)  # that claim's value, and the id of a key
+    profiles: Mapping[str, str] = msgspec.field(default_factory=dict)  # that claim's value, and the id of a key
 
     def key_id(self, claims: Mapping[str, Any]) -> str:
         """The id of the key for a token with those claims, "" for none; of a list of values the first that is known."""

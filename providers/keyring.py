@@ -8,9 +8,10 @@ import hmac
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final
+
+import msgspec
 
 from providers import keys, peppers, repepper, snapshot
 from providers.cards import BadRow, key_card
@@ -36,8 +37,7 @@ UNKNOWN: Final = Verdict.UNKNOWN
 MISSING: Final = Verdict.MISSING
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """A card, or None for nobody's; good until either clock has passed its time.
 
     The wall clock counts because a frozen process's monotonic clock may stand still, the other because the wall clock

@@ -8,9 +8,10 @@ import hashlib
 import hmac
 import secrets
 import zlib
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, get_args
+
+import msgspec
 
 from providers.ids import base62
 
@@ -27,8 +28,7 @@ DIGEST_BYTES = 32
 FOREIGN_CHARS = 2048
 
 
-@dataclass(frozen=True, slots=True)
-class Minted:
+class Minted(msgspec.Struct, frozen=True):
     """A new key: `id` is public, `token` is shown once."""
 
     id: str
@@ -38,16 +38,14 @@ class Minted:
         return f"Minted(id={self.id!r}, token='***')"
 
 
-@dataclass(frozen=True, slots=True)
-class Parsed:
+class Parsed(msgspec.Struct, frozen=True):
     """A token of our own form with a good checksum."""
 
     kind: Kind
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Malformed:
+class Malformed(msgspec.Struct, frozen=True):
     """A token that cannot be anyone's key: ours with a fault in it, empty, too long, or with bytes no key has."""
 
 

@@ -3,9 +3,9 @@
 A key without a ceiling is worth as much to whoever finds it as the provider's own token.
 """
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import msgspec
 from django.conf import settings
 from django.utils import timezone
 
@@ -15,8 +15,7 @@ from providers.models import ClientKey
 NONE, NEVER = "none", "never"
 
 
-@dataclass(frozen=True, slots=True)
-class Defaults:
+class Defaults(msgspec.Struct, frozen=True):
     rpm: int
     budget: str
     lifetime: timedelta | None

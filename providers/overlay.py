@@ -3,9 +3,9 @@ OPENAI_SERVER_KEY and OPENAI_PROXY_KEY. It is read anew at each load and never b
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from hashlib import blake2b
 
+import msgspec
 from django.conf import settings
 
 from providers import allowances, keys, peppers, quirks, references, timeouts
@@ -23,8 +23,7 @@ MIN_KEY_VARIETY = 8
 PUBLISHED = ("example", "changeme", "change-me", "change_me", "placeholder", "replace", "your-", "your_", "sk-1234")
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(msgspec.Struct, frozen=True):
     """One part that cannot be used. `weak`: a key that is easily guessed, which development lets through."""
 
     place: str
@@ -32,8 +31,7 @@ class Problem:
     weak: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Overlay:
+class Overlay(msgspec.Struct, frozen=True):
     """Cards for the catalog, sorted by name. A provider without any of its credentials is there, but not enabled."""
 
     providers: tuple[ProviderCard, ...] = ()

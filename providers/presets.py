@@ -1,18 +1,18 @@
 """Provider presets, read from presets.toml: what a new provider's row is filled with (pure)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from providers.addresses import PLACEHOLDER
 
 FILE = Path(__file__).with_name("presets.toml")
 
 
-@dataclass(frozen=True, slots=True)
-class Preset:
+class Preset(msgspec.Struct, frozen=True):
     """One upstream's usual settings. `key_env` is the variable that its own documents use for the key, "" for none."""
 
     name: str
@@ -22,9 +22,9 @@ class Preset:
     docs: str
     note: str = ""
     key_env: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    quirks: Mapping[str, Any] = field(default_factory=dict)
-    timeouts: Mapping[str, float] = field(default_factory=dict)
+    options: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    quirks: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    timeouts: Mapping[str, float] = msgspec.field(default_factory=dict)
 
     @property
     def placeholders(self) -> tuple[str, ...]:

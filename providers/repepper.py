@@ -5,9 +5,9 @@ Only the token itself can be digested anew, and it is held nowhere: the gateway 
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
 
+import msgspec
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
@@ -15,8 +15,7 @@ from providers import audit, keys, peppers
 from providers.models import ClientKey
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(msgspec.Struct, frozen=True):
     """Live keys by pepper, and those that are not under the pepper for writing yet."""
 
     counts: Counter[str]

@@ -2,9 +2,9 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Protocol, cast
 
+import msgspec
 from django.apps import apps
 from django.conf import settings
 from django.db import models, transaction
@@ -23,8 +23,7 @@ class Sealed(Protocol):
     def seal_origin(self) -> str: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(msgspec.Struct, frozen=True):
     model: type[models.Model]
     name: str
 
@@ -32,12 +31,11 @@ class Column:
         return f"{self.model._meta.label}.{self.name}"
 
 
-@dataclass(slots=True)
-class Status:
+class Status(msgspec.Struct):
     """Values by the id of the key that they name, and those that do not open, by column and row."""
 
-    counts: Counter[str] = field(default_factory=Counter)
-    closed: list[str] = field(default_factory=list)
+    counts: Counter[str] = msgspec.field(default_factory=Counter)
+    closed: list[str] = msgspec.field(default_factory=list)
 
     def left(self, key_id: str) -> int:
         """How many values are under another key than that one."""

@@ -1,9 +1,9 @@
 """A new client key in an old one's place: what the old one may do, counted together with it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
 
+import msgspec
 from django.db import transaction
 from django.utils import timezone
 
@@ -12,8 +12,7 @@ from providers.managers import KeyRefused
 from providers.models import ClientKey, settings_of
 
 
-@dataclass(frozen=True, slots=True)
-class Rotation:
+class Rotation(msgspec.Struct, frozen=True):
     """`token` is None where the key had a successor before: its token was shown then and is kept nowhere."""
 
     old: ClientKey

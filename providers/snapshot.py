@@ -1,7 +1,8 @@
 """The frozen configuration that requests read, and the one place where the current one hangs (pure)."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from providers import dialects
 from providers.aliases import is_adapter
@@ -10,25 +11,26 @@ from providers.issuers import IssuerCard
 from providers.targets import AliasCard, BudgetCard, EndUserCard, KeyCard, ProviderCard, RouteCard, Target, matches
 
 
-@dataclass(frozen=True, slots=True)
-class Catalog:
+class Catalog(msgspec.Struct, frozen=True):
     """One consistent state of the configuration; a request that holds it sees no other."""
 
-    providers: Mapping[str, ProviderCard] = field(default_factory=dict)  # by id
-    exact: Mapping[str, AliasCard] = field(default_factory=dict)  # by name
-    patterns: Mapping[str, AliasCard] = field(default_factory=dict)  # by what stands before the `*`
-    adapted: Mapping[str, AliasCard] = field(default_factory=dict)  # by name: those that take adapters
+    providers: Mapping[str, ProviderCard] = msgspec.field(default_factory=dict)  # by id
+    exact: Mapping[str, AliasCard] = msgspec.field(default_factory=dict)  # by name
+    patterns: Mapping[str, AliasCard] = msgspec.field(default_factory=dict)  # by what stands before the `*`
+    adapted: Mapping[str, AliasCard] = msgspec.field(default_factory=dict)  # by name: those that take adapters
     # The lengths that those prefixes have, longest first: a look-up a length, however many patterns there are.
     lengths: tuple[int, ...] = ()
-    keys: Mapping[bytes, KeyCard] = field(default_factory=dict)  # keys from elsewhere, by digest
-    keys_by_id: Mapping[str, KeyCard] = field(default_factory=dict)  # the same
+    keys: Mapping[bytes, KeyCard] = msgspec.field(default_factory=dict)  # keys from elsewhere, by digest
+    keys_by_id: Mapping[str, KeyCard] = msgspec.field(default_factory=dict)  # the same
     gateway_budgets: tuple[BudgetCard, ...] = ()  # of all requests together
     origins: frozenset[str] = frozenset()  # of the pages that any key lets in, and patterns of them
     compromised: frozenset[str] = frozenset()  # ids of client keys whose running requests are to be ended
-    issuers: Mapping[tuple[str, str], IssuerCard] = field(default_factory=dict)  # by `iss` and `aud` of their tokens
-    purges: Mapping[str, str] = field(default_factory=dict)  # marks of what was thrown out of the cache, by name
+    # By `iss` and `aud` of their tokens.
+    issuers: Mapping[tuple[str, str], IssuerCard] = msgspec.field(default_factory=dict)
+    # Marks of what was thrown out of the cache, by name.
+    purges: Mapping[str, str] = msgspec.field(default_factory=dict)
     # Of whom the operator has something to say, by key and name; the key is "" where it holds under every one.
-    end_users: Mapping[tuple[str, str], EndUserCard] = field(default_factory=dict)
+    end_users: Mapping[tuple[str, str], EndUserCard] = msgspec.field(default_factory=dict)
     loaded_at: float = 0.0  # unix seconds, wall time, of the last look at the database; 0: never
 
     def match(self, model: str) -> tuple[AliasCard, str] | None:

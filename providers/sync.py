@@ -5,9 +5,10 @@ Credentials that are stored encrypted are in no view: they are neither exported 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+
+import msgspec
 
 from providers import allowances
 from providers.configfile import AliasEntry, Configuration, KeyEntry, ProviderEntry, defaults
@@ -38,14 +39,13 @@ DEFAULTS: Mapping[str, View] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """One name whose rows differ from the file: `action` is create, update, adopt or delete."""
 
     action: str
     section: str
     name: str
-    fields: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    fields: Mapping[str, tuple[Any, Any]] = msgspec.field(default_factory=dict)
 
     def lines(self) -> list[str]:
         sign = {"create": "+", "delete": "-"}.get(self.action, "~")

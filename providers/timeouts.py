@@ -1,7 +1,8 @@
 """A provider's time limits as an operator writes them: `{"first_byte": 120, "total": 900}`, in seconds (pure)."""
 
 import math
-from dataclasses import fields
+
+from msgspec.structs import fields
 
 from providers.targets import Timeouts
 

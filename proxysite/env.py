@@ -7,10 +7,10 @@ import os
 import secrets
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import environ
+import msgspec
 from django.core.exceptions import ImproperlyConfigured
 
 from providers import references
@@ -98,8 +98,7 @@ def is_development_command(command: str) -> bool:
     return command in DEVELOPMENT_COMMANDS or (data_dir() / DEVELOPMENT_FILE).exists()
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(msgspec.Struct, frozen=True):
     """Why a start is refused: the variable, what is wrong with it, and what to do."""
 
     name: str
@@ -113,14 +112,13 @@ def refusal(problems: Iterable[Problem]) -> str:
     return "\n".join(["Refusing to start:", *lines])
 
 
-@dataclass(frozen=True)
-class Secrets:
+class Secrets(msgspec.Struct, frozen=True):
     """Django's key, the credential encryption keys and the client-key peppers; the first of each is for writing."""
 
     django_key: str
     encryption_keys: Mapping[str, bytes]
     key_peppers: Mapping[str, bytes]
-    problems: tuple[Problem, ...] = field(default=())
+    problems: tuple[Problem, ...] = msgspec.field(default=())
 
 
 def load_secrets(*, development: bool) -> Secrets:

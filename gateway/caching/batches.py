@@ -5,12 +5,12 @@ tokens of a call each of its items has a share by its length, so that what a cli
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import msgspec
 from msgspec import Raw
+from msgspec.structs import replace
 
 from gateway.asks import Ask
 from gateway.caching import identity

@@ -2,10 +2,10 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import msgspec
 import structlog
 
 from gateway.asks import Ask, Form
@@ -32,8 +32,7 @@ log = structlog.get_logger("gateway")
 FOLLOWED = 2  # requests under way that one waits for in vain before it goes its own way
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """`reply` is the answer; without one `ask` is what is still to be asked, and `share` takes what comes of it."""
 
     ask: Ask

@@ -6,12 +6,12 @@ Two requests are equal where their JSON means the same: order of names, white sp
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from functools import cache
 from typing import Any, Final
 
 import msgspec
 from django.conf import settings
+from msgspec.structs import replace
 
 from gateway.asks import Ask
 from gateway.errors import GatewayError

@@ -5,7 +5,6 @@ The form is `MAGIC | nonce (12 bytes) | sealed`, and sealed, with AES-256-GCM an
 """
 
 import os
-from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
 from typing import TYPE_CHECKING, Final
@@ -41,8 +40,7 @@ class Facts(msgspec.Struct, frozen=True):
     usage: Usage = Usage()
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(msgspec.Struct, frozen=True):
     """`body` is a stream's events with their usage and `[DONE]`, or a JSON object, or one embedding as JSON."""
 
     facts: Facts

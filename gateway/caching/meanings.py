@@ -7,9 +7,9 @@ parameters. With a database the processes share them; each looks for what others
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import structlog
 from django.apps import apps
 
@@ -31,11 +31,10 @@ WAITING = 1000  # that are not written yet
 Run = Callable[..., Awaitable[Any]]
 
 
-@dataclass(slots=True)
-class Place:
+class Place(msgspec.Struct):
     """`known` by the answer's name, in the order in which they came."""
 
-    known: "OrderedDict[bytes, Direction]" = field(default_factory=OrderedDict)
+    known: "OrderedDict[bytes, Direction]" = msgspec.field(default_factory=OrderedDict)
     looked_at: float = float("-inf")
     newest: float = 0.0  # unix seconds
     size: int = 0

@@ -1,9 +1,9 @@
 """A question that means the same as one that was answered: found by its embedding, where all else is equal."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import structlog
 
 from gateway.caching.kept import Kept
@@ -20,16 +20,14 @@ MAX_CHARS = 32_000  # of a question: embedding models read no more
 Embed = Callable[[Receipt, str, str], Awaitable[list[float] | None]]
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(msgspec.Struct, frozen=True):
     """`rest` is all of the request but the text of its last question, and is compared as it stands."""
 
     text: str
     rest: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """A question with its embedding, on its way to an answer."""
 
     place: bytes

@@ -8,9 +8,10 @@ import math
 import sys
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from heapq import nlargest
 from operator import mul
+
+import msgspec
 
 MAX_DIMENSIONS = 8192
 COMPARED = 32
@@ -20,12 +21,11 @@ class NoVector(ValueError):
     """Numbers that have no direction."""
 
 
-@dataclass(frozen=True, slots=True)
-class Direction:
+class Direction(msgspec.Struct, frozen=True):
     """A vector of length 1; `signs` has a bit for each negative number."""
 
     numbers: array  # type: ignore[type-arg]
-    signs: int = field(repr=False)
+    signs: int
 
     def bytes(self) -> bytes:
         """Little-endian 32-bit floats."""

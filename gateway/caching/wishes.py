@@ -1,7 +1,5 @@
 """What may be kept and given again: the alias's and the key's settings, the request itself, and its Cache-Control."""
 
-from dataclasses import dataclass
-
 import msgspec
 
 from gateway.asks import Ask
@@ -12,8 +10,7 @@ ACTIVE = ("tools", "functions", "web_search_options")
 EMPTY = frozenset({b"null", b"[]", b"{}", b"false"})
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(msgspec.Struct, frozen=True):
     """Seconds. `fresh`: how old an answer may be; `stale`: how much older one that stands in for a failure."""
 
     fresh: float

@@ -6,10 +6,10 @@ An issuer that is down costs nothing for a day; one that does not answer, or too
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 
 from gateway.errors import GatewayError
@@ -39,11 +39,10 @@ class Absence(Enum):
     AWAY = "the issuer could not be asked, and must not be again yet"
 
 
-@dataclass(slots=True, eq=False)
-class KeySet:
+class KeySet(msgspec.Struct, eq=False):
     """Wall times, in unix seconds: the environment may be frozen."""
 
-    keys: "dict[str, PublicKey]" = field(default_factory=dict)
+    keys: "dict[str, PublicKey]" = msgspec.field(default_factory=dict)
     read_at: float = 0.0
     tried_at: float = 0.0
     fetching: "asyncio.Task[None] | None" = None

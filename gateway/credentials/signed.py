@@ -7,10 +7,10 @@ import binascii
 import hashlib
 import time
 from base64 import urlsafe_b64decode
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from gateway.credentials.identity import Identity, Kind
 from gateway.credentials.issuerkeys import Absence, IssuerKeys

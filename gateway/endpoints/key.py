@@ -1,13 +1,13 @@
 """GET /v1/key: what the holder of a key may know of it; made here."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Any
 
 import msgspec
 from django.db.models import Sum
 from django.http import HttpRequest, HttpResponse
+from msgspec.structs import replace
 from ninja import Router
 
 from gateway.limits.claims import Standing, claim

@@ -3,7 +3,6 @@
 `count_tokens` and batches take the way of every other operation.
 """
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import msgspec
@@ -21,8 +20,7 @@ from gateway.places import Place
 router = Router(tags=["messages"])
 
 
-@dataclass(frozen=True, slots=True)
-class Messages:
+class Messages(msgspec.Struct, frozen=True):
     takes_uploads: ClassVar[bool] = False
 
     def parse(self, request: HttpRequest, place: Place) -> Ask:

@@ -3,9 +3,9 @@
 What is done with a response by its id, and `compact` and `input_tokens`, take the way of every other operation.
 """
 
-from dataclasses import dataclass
 from typing import ClassVar
 
+import msgspec
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from ninja import Router
 
@@ -19,8 +19,7 @@ from gateway.places import Place
 router = Router(tags=["responses"])
 
 
-@dataclass(frozen=True, slots=True)
-class Responses:
+class Responses(msgspec.Struct, frozen=True):
     takes_uploads: ClassVar[bool] = False
 
     def parse(self, request: HttpRequest, place: Place) -> Ask:

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import lru_cache
+
+import msgspec
 
 from gateway.asks import Ask, Form
 from gateway.errors import RateLimited
@@ -15,8 +16,7 @@ REQUESTS, TOKENS = "requests", "tokens"
 SLOT_WAIT = 1.0  # seconds after which to ask again for a place; when one comes free nobody knows
 
 
-@dataclass(slots=True)
-class Slot:
+class Slot(msgspec.Struct):
     """One of `limit` places for requests under way."""
 
     bucket: str
@@ -24,8 +24,7 @@ class Slot:
     scope: str
 
 
-@dataclass(slots=True)
-class Charge:
+class Charge(msgspec.Struct):
     """`cost` units of a bucket; `until` is the bucket's `tat` after it was taken, by the process's clock."""
 
     bucket: str
@@ -43,13 +42,12 @@ class Charge:
         return more * self.rate.interval
 
 
-@dataclass(slots=True)
-class Claim:
+class Claim(msgspec.Struct):
     """All or nothing. In the order in which they are looked at: places, requests, tokens."""
 
     holder: str  # the request id
-    slots: list[Slot] = field(default_factory=list)
-    charges: list[Charge] = field(default_factory=list)
+    slots: list[Slot] = msgspec.field(default_factory=list)
+    charges: list[Charge] = msgspec.field(default_factory=list)
     alone: "Claim | None" = None  # this process's share of it, taken while the shared store was away
 
     def __bool__(self) -> bool:
@@ -59,8 +57,7 @@ class Claim:
         return bool(self.charges) and self.charges[-1].kind == TOKENS
 
 
-@dataclass(slots=True)
-class Standing:
+class Standing(msgspec.Struct):
     """`remaining` units may pass at once; in `reset` seconds the bucket is full."""
 
     limit: int
@@ -68,8 +65,7 @@ class Standing:
     reset: float
 
 
-@dataclass(slots=True)
-class Verdict:
+class Verdict(msgspec.Struct):
     """`refused` is what was not to be had, None where all was taken; the standings are the tightest of each kind."""
 
     refused: Slot | Charge | None = None

@@ -4,14 +4,13 @@ https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm. That time is the "the
 taken moves it `interval` seconds on, and it may lie at most `tolerance` seconds ahead. Times are seconds of one clock.
 """
 
-from dataclasses import dataclass
+import msgspec
 
 # Seconds: what adding up floats may miss by, and far less than any interval.
 EPSILON = 1e-6
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
+class Rate(msgspec.Struct, frozen=True):
     """`limit` units a minute, of which `burst` may come at once."""
 
     limit: int

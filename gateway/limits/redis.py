@@ -7,9 +7,9 @@ TIMEOUT, a request goes on alone; after FAILURES of these, for some seconds, no 
 import asyncio
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import structlog
 from redis.exceptions import NoScriptError
 
@@ -29,20 +29,18 @@ RENEW = 20.0
 PREFIX = "gateway:{limits}:"  # the braces keep all keys on one node of a cluster
 
 
-@dataclass(slots=True)
-class Call:
+class Call(msgspec.Struct):
     """A claim on its way; the future gets the server's answer, None where there was none."""
 
     claim: Claim
     answer: "asyncio.Future[list[Any] | None]"
 
 
-@dataclass(slots=True)
-class Settlement:
+class Settlement(msgspec.Struct):
     """What the server is to be told: seconds by which buckets move, places that are free."""
 
-    corrections: dict[str, float] = field(default_factory=dict)
-    places: set[tuple[str, str]] = field(default_factory=set)  # bucket, holder
+    corrections: dict[str, float] = msgspec.field(default_factory=dict)
+    places: set[tuple[str, str]] = msgspec.field(default_factory=set)  # bucket, holder
 
     def __bool__(self) -> bool:
         return bool(self.corrections or self.places)

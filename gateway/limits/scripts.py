@@ -1,11 +1,11 @@
 """The scripts that Redis runs; each is atomic, and reads the time from the server."""
 
 import hashlib
-from dataclasses import dataclass
+
+import msgspec
 
 
-@dataclass(frozen=True)
-class Script:
+class Script(msgspec.Struct, frozen=True):
     text: str
 
     @property

@@ -3,9 +3,9 @@
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import structlog
 
 from gateway.limits import gcra
@@ -30,19 +30,17 @@ IDLE_PART = 4  # of this part of its share of the places a process keeps those t
 Run = Callable[..., Awaitable[Any]]
 
 
-@dataclass(slots=True)
-class Grant:
+class Grant(msgspec.Struct):
     left: float
     dies: float
 
 
-@dataclass(slots=True)
-class Bucket:
+class Bucket(msgspec.Struct):
     """What this process knows and holds of a bucket; `tat` as of the last answer."""
 
     rate: Rate
     tat: float = 0.0
-    grants: list[Grant] = field(default_factory=list)
+    grants: list[Grant] = msgspec.field(default_factory=list)
     taken: float = 0.0  # units used of the newest grant
     amount: float = 0.0  # of the newest grant
     asked: bool = False
@@ -72,8 +70,7 @@ class Bucket:
         return self.grants[-1].dies - now < AHEAD or self.grants[-1].left * 4 < self.amount
 
 
-@dataclass(slots=True)
-class Waiter:
+class Waiter(msgspec.Struct):
     """A request that waits for the database's answer; None as its verdict says that there is none."""
 
     claim: Claim
@@ -81,8 +78,7 @@ class Waiter:
     ends: float
 
 
-@dataclass(slots=True)
-class Places:
+class Places(msgspec.Struct):
     used: int = 0
     held: int = 0
     refused_until: float = 0.0

@@ -6,11 +6,11 @@ GRANT_SECONDS. One UPDATE does that, so that no two processes are given the same
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from django.db import connection, transaction
 
 from gateway.limits.gcra import EPSILON, Rate
@@ -23,8 +23,7 @@ KEY_ID_CHARS = 1000  # as many as the column has
 FORGET = 3600.0  # seconds after which a dead process's row is deleted
 
 
-@dataclass(frozen=True, slots=True)
-class Want:
+class Want(msgspec.Struct, frozen=True):
     """`need` units at least, for the request that waits."""
 
     bucket: str
@@ -32,29 +31,26 @@ class Want:
     need: float
 
 
-@dataclass(frozen=True, slots=True)
-class PlaceWant:
+class PlaceWant(msgspec.Struct, frozen=True):
     bucket: str
     limit: int
     need: int
     spare: int  # places more, where that many are free
 
 
-@dataclass(slots=True)
-class Batch:
+class Batch(msgspec.Struct):
     """What a process wants to know and has to tell, in one transaction."""
 
-    wants: dict[str, Want] = field(default_factory=dict)
-    corrections: dict[str, float] = field(default_factory=dict)  # seconds by which `tat` moves
-    places: dict[str, PlaceWant] = field(default_factory=dict)
-    returns: dict[str, int] = field(default_factory=dict)  # places held from now on
+    wants: dict[str, Want] = msgspec.field(default_factory=dict)
+    corrections: dict[str, float] = msgspec.field(default_factory=dict)  # seconds by which `tat` moves
+    places: dict[str, PlaceWant] = msgspec.field(default_factory=dict)
+    returns: dict[str, int] = msgspec.field(default_factory=dict)  # places held from now on
 
     def __bool__(self) -> bool:
         return bool(self.wants or self.corrections or self.places or self.returns)
 
 
-@dataclass(frozen=True, slots=True)
-class Granted:
+class Granted(msgspec.Struct, frozen=True):
     """`amount` 0: refused. `debt`: seconds until the bucket is full. `at`: the process's clock before the statement."""
 
     amount: float
@@ -62,10 +58,9 @@ class Granted:
     at: float
 
 
-@dataclass(slots=True)
-class Answer:
-    grants: dict[str, Granted] = field(default_factory=dict)
-    places: dict[str, int] = field(default_factory=dict)  # given in addition to those held
+class Answer(msgspec.Struct):
+    grants: dict[str, Granted] = msgspec.field(default_factory=dict)
+    places: dict[str, int] = msgspec.field(default_factory=dict)  # given in addition to those held
 
 
 def kept_burst(rate: Rate) -> float:

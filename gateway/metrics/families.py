@@ -5,8 +5,9 @@ and dollars again. Labels come from the configuration or from this program, neve
 pattern counts under the pattern.
 """
 
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from ledger.money import PLACES
 
@@ -14,8 +15,7 @@ Kind = Literal["counter", "gauge", "histogram"]
 MICROS = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
+class Family(msgspec.Struct, frozen=True):
     """`scale` is the number of decimal places of a value; `bounds` are a histogram's, in its own small unit.
 
     `across` says how a gauge's values in several processes become one.

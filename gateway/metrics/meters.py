@@ -2,8 +2,9 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from gateway import errors
 from gateway.access import upstream_seconds
@@ -30,8 +31,7 @@ ENDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(msgspec.Struct, frozen=True):
     """The labels of a request: each is a name of the configuration."""
 
     endpoint: str
@@ -41,8 +41,7 @@ class Route:
     stream: str
 
 
-@dataclass(slots=True)
-class Spots:
+class Spots(msgspec.Struct):
     """Where the series of one route begin."""
 
     route: Route

@@ -4,7 +4,8 @@ import random
 import re
 import secrets
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+
+import msgspec
 
 HEADER = "traceparent"
 # Version 00, and what a later one begins with; ids of nothing but zeros are none.
@@ -13,8 +14,7 @@ LENGTH = 55  # of version 00
 TAKE, SEND = "take", "send"
 
 
-@dataclass(frozen=True, slots=True)
-class Trace:
+class Trace(msgspec.Struct, frozen=True):
     """`span` is the whole request's, `parent` the caller's or ""; `sends` is whether providers are told."""
 
     id: str

@@ -7,10 +7,10 @@ import os
 import random
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
 import structlog
 from asgiref.sync import ThreadSensitiveContext
 
@@ -48,8 +48,7 @@ class Background(Protocol):
         """End that request in its own words; it is cut off soon after."""
 
 
-@dataclass(frozen=True)
-class Site:
+class Site(msgspec.Struct, frozen=True):
     """What the runtime serves; nothing in it touches the network before its lifespan begins."""
 
     app: ASGIApp

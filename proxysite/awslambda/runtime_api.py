@@ -9,8 +9,9 @@ import json
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 ROOT = "/2018-06-01/runtime"
 BUFFER = 1024 * 1024  # bytes that are read ahead of an event of up to 6 MB
@@ -27,8 +28,7 @@ class ResponseTooLarge(Exception):
     """The buffered response is larger than Lambda takes (6 MB)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(msgspec.Struct, frozen=True):
     """What Lambda is told of an error: a type such as `Function.ValueError`, and a JSON object."""
 
     kind: str
@@ -44,8 +44,7 @@ class Failure:
         return cls(f"{category}.{type(exc).__name__}", json.dumps(value).encode())
 
 
-@dataclass(frozen=True, slots=True)
-class Invocation:
+class Invocation(msgspec.Struct, frozen=True):
     """One attempt at one event."""
 
     id: str

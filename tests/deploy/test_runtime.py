@@ -3,10 +3,10 @@
 import asyncio
 import json
 import time
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from proxysite.awslambda.runtime import Receive, Runtime, Scope, Send
 from tests.deploy.emulator import NULS, Emulator

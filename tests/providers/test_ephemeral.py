@@ -3,11 +3,11 @@
 import base64
 import json
 import random
-from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from providers import ephemeral, keys, minting
 from providers.ephemeral import Claims
