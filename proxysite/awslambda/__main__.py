@@ -1,8 +1,12 @@
 """`python -m proxysite.awslambda`: the entry point of the image on AWS Lambda."""
 
-import asyncio
+import gc
 
-from proxysite.awslambda.runtime import Runtime, Site
+gc.disable()  # until the start is over (runtime.py): what is imported is no garbage
+
+import asyncio  # noqa: E402
+
+from proxysite.awslambda.runtime import Runtime, Site  # noqa: E402
 
 
 def load() -> Site:
