@@ -41,7 +41,7 @@ class Function:
                 sys.executable,
                 *self.arguments,
                 cwd=ROOT,
-                env=environment(self.folder, self.emulator.environment(AWS_REGION="eu-west-1", **self.values)),
+                env=environment(self.folder, self.emulator.environment(**{"AWS_REGION": "eu-west-1", **self.values})),
                 stdout=output,
                 stderr=output,
             )

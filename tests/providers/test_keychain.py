@@ -31,6 +31,7 @@ class FakeKMS(HTTPServer):
         self.keys: dict[str, tuple[bytes, dict[str, str]]] = {}
         self.asked: list[str] = []
         self.failing = False
+        self.silent: threading.Event | None = None  # while it is not set, nobody is answered
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -41,6 +42,9 @@ class Handler(BaseHTTPRequestHandler):
         action = self.headers["x-amz-target"].removeprefix("TrentService.")
         self.server.asked.append(action)
         assert "/eu-west-1/kms/aws4_request" in self.headers["authorization"]
+        if self.server.silent is not None:
+            self.server.silent.wait()
+            return
         status, answer = 200, {}
         if self.server.failing:
             status, answer = 503, {"__type": "com.amazonaws.kms#KMSInternalException"}
