@@ -6,7 +6,6 @@ import time
 from array import array
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 
 import msgspec
 from msgspec import Raw
@@ -35,8 +34,7 @@ _decode_numbers = msgspec.json.Decoder(list[float]).decode
 Convert = Callable[[Fields], Fields]
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """A body that may go to the client as it is: a JSON object, without the padding that stood before it."""
 
     body: bytes

@@ -6,11 +6,11 @@ the response. Settling is synchronous: a journal line and memory; nothing in it 
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from decimal import Decimal
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import msgspec
 import structlog
 
 from gateway.asks import Ask
@@ -38,8 +38,7 @@ def _no_header(name: bytes) -> bytes:
     return b""
 
 
-@dataclass(slots=True)
-class Call:
+class Call(msgspec.Struct):
     """One request on its connection, before it is known what it wants."""
 
     id: str
@@ -63,12 +62,12 @@ class Call:
     held: int = 0  # bytes of the body, on the process's memory account
     header: Callable[[bytes], bytes] = _no_header  # a field of the request's head, b"" where it is not there
     caller: Callable[[], str] = str  # the address that the call comes from, "" where it is not known
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)  # for the answer, whatever it will be
+    headers: list[tuple[bytes, bytes]] = msgspec.field(default_factory=list)  # for the answer, whatever it will be
     place: Place = NOWHERE
     explains: bool = False  # the client only wants to know what would become of it
     provider: str = ""  # the one that the client names, "" where it leaves that to the gateway
     trace: Any = None  # see gateway.tracing.context; None where nobody traces
-    forwarded: list[tuple[str, str]] = field(default_factory=list)  # what of its head goes on to the provider
+    forwarded: list[tuple[str, str]] = msgspec.field(default_factory=list)  # what of its head goes on to the provider
     closing: Callable[[], None] | None = None  # lets go of a body that is not held in memory alone
 
     @property
@@ -92,8 +91,7 @@ class Call:
         self.held = 0
 
 
-@dataclass(slots=True)
-class Attempt:
+class Attempt(msgspec.Struct):
     """One try at one target, as it stands in the ledger row."""
 
     target: Target
@@ -115,14 +113,13 @@ class Attempt:
         }
 
 
-@dataclass(slots=True, eq=False)
-class Receipt:
+class Receipt(msgspec.Struct, eq=False):
     """Opened by `open_receipt`; the limits of time stand on it too, since the engine's tick walks the open receipts."""
 
     call: Call
     ask: Ask
     alias: str = ""
-    attempts: list[Attempt] = field(default_factory=list)
+    attempts: list[Attempt] = msgspec.field(default_factory=list)
     usage: Usage | None = None
     usage_source: str = "none"
     ttft: float | None = None  # seconds
@@ -138,8 +135,8 @@ class Receipt:
     writing: bool = False  # the client is being written to; the upstream's silence does not count then
     # Set by a stream: called by the tick; keeps a silent connection alive and cuts one whose client does not read.
     on_tick: Callable[[float], None] | None = None
-    give_back: list[Callable[[], None]] = field(default_factory=list)
-    bill: Bill = field(default_factory=Bill)
+    give_back: list[Callable[[], None]] = msgspec.field(default_factory=list)
+    bill: Bill = msgspec.field(default_factory=Bill)
     admitted: bool = False
     opened: Opened | None = None  # once admitted
     settled: bool = False
@@ -370,8 +367,7 @@ class Receipt:
 NO_USAGE = Usage()
 
 
-@dataclass(slots=True)
-class Within:
+class Within(msgspec.Struct):
     """See `Receipt.within`; each tick that finds `receipt.heard` starts the time anew."""
 
     receipt: Receipt

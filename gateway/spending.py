@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from gateway.asks import Ask
 from gateway.bills import Bill
@@ -28,8 +29,7 @@ class PriceUnknown(Forbidden):
     retryable = False
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(msgspec.Struct, frozen=True):
     """What the rest of the way is to use: the ask, perhaps with a bound, and the targets that may be paid."""
 
     ask: Ask

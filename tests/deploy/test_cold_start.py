@@ -16,6 +16,7 @@ print("\\n".join(sorted(sys.modules)))
 """
 NEVER = {
     *("boto3", "botocore", "openai", "sentry_sdk", "uvicorn", "uvloop", "pytest", "django_stubs_ext"),
+    *("certifi", "packaging", "csp.checks"),
     *("apig_wsgi", "httpx._main", "click", "jwt", "tiktoken", "pandas", "numpy", "requests", "samtranslator"),
 }
 # Django's own admin comes with django-simple-history's models; the pages are made when the first is asked for.
@@ -31,12 +32,22 @@ FEATURES = {
 }
 NEVER |= PAGES | FEATURES
 WITHOUT_DATABASE = {"yaml", "psycopg", "sqlite3", "redis", "simple_history.admin", "proxysite.chores", "cryptography"}
+OWN = {"gateway", "ledger", "providers", "proxysite"}
+CLASSES = """
+import sys
+from proxysite import onlambda
+onlambda.site()
+for module in list(sys.modules.values()):
+    for value in list(vars(module).values()):
+        if issubclass(type(value), type) and "__dataclass_fields__" in vars(value):
+            print(value.__module__)
+"""
 
 
-def modules(folder: Path, **values: str) -> set[str]:
+def modules(folder: Path, code: str = START, **values: str) -> set[str]:
     given = environment(folder, {"AWS_LAMBDA_RUNTIME_API": "127.0.0.1:9", "AWS_REGION": "eu-west-1", **values})
     done = subprocess.run(
-        [sys.executable, "-c", START], cwd=ROOT, env=given, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code], cwd=ROOT, env=given, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split())
@@ -52,6 +63,12 @@ def test_without_a_database_little_is_imported(tmp_path: Path) -> None:
     assert under(NEVER | WITHOUT_DATABASE, found) == set()
     assert {"gateway.pipeline", "gateway.endpoints.chat", "aiohttp"} <= found
     assert len(found) < 1200
+
+
+def test_no_class_of_ours_is_written_and_compiled_at_each_start(tmp_path: Path) -> None:
+    found = modules(tmp_path, CLASSES)
+    assert "structlog.dev" in found
+    assert under(OWN, found) == set()
 
 
 @pytest.mark.parametrize("admin", ["0", "1"])
