@@ -116,3 +116,10 @@ def test_whom_certifi_trusts_is_trusted_and_none_is_read_twice(system: Path, mon
     assert len(read) == len(whole.get_ca_certs()) + 1 > 50
     known = {ssl.PEM_cert_to_DER_cert(own.cert_pem.bytes().decode()), *whole.get_ca_certs(binary_form=True)}
     assert set(made.get_ca_certs(binary_form=True)) == known
+
+
+def test_without_certifi_the_systems_are_all(system: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ca = trustme.CA()
+    (system / "all.pem").write_bytes(ca.cert_pem.bytes())
+    monkeypatch.setattr(tls, "find_spec", lambda name: None)
+    assert len(tls.tls_context.__wrapped__().get_ca_certs()) == 1
