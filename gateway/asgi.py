@@ -166,6 +166,10 @@ class GatewayHandler(ASGIHandler):
         if head.end_user is not None:
             call.end_user = named_end_user(key, head.end_user)
 
+    def make_view_atomic(self, view: Any) -> Any:
+        """The view as it is: none of them uses the ORM, and each database would be asked whether it wants a frame."""
+        return view
+
     def resolve_request(self, request: HttpRequest) -> ResolverMatch:
         """Django's, with a memory of where paths lead: it tries the routes one after the other."""
         match = request.resolver_match = _resolve(request.path_info)

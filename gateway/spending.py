@@ -12,7 +12,7 @@ from gateway.receipts import Receipt
 from ledger import prices
 from ledger.budgets import Exhausted, Unavailable
 from ledger.money import units_up
-from ledger.pricebook import MISSING, Verdict
+from ledger.pricebook import PriceBook, Verdict
 from ledger.prices import Price
 from providers.snapshot import Catalog
 from providers.targets import AliasCard, BudgetCard, KeyCard, Target
@@ -43,13 +43,20 @@ async def reserve(
     ask, bill = receipt.ask, Bill(budgets=receipt.process.budgets)
     if not ask.is_billed:
         return Terms(ask, targets)
-    found = await _prices(alias, targets, receipt)
-    payable = []
-    for target, price in zip(targets, found, strict=True):
-        price = price if price is not None else _stated(key)
-        if price is not None or key.unknown_price == "allow":
-            bill.price_of[target.provider.id, target.model] = price
-            payable.append(target)
+    book, at, price_of = receipt.process.prices, receipt.call.at, bill.price_of
+    payable, known = [], []
+    for target in targets:
+        price = book.find(target.provider, target.model, alias.name, at)
+        if isinstance(price, Verdict):
+            price = await _resolved(book, target, alias, at)
+        if price is None:
+            price = _stated(key)
+        if price is not None:
+            known.append(price)
+        elif key.unknown_price != "allow":
+            continue
+        price_of[target.provider.id, target.model] = price
+        payable.append(target)
     if not payable:
         raise PriceUnknown(
             f"The price of `{ask.model or ask.endpoint}` is not known, and this key may not be used without one."
@@ -58,10 +65,12 @@ async def reserve(
     if cards:
         ask = ask.bounded(OUTPUT_CAP)
     # The bounds read the whole prompt: only where there is a price to put on them.
-    if known := [price for price in bill.price_of.values() if price is not None]:
-        tokens = ask.prompt_bound, ask.output_bound(OUTPUT_CAP)
-        worst = [prices.worst(price, *tokens) for price in known]
-        bill.reserved = max((amount for amount in worst if amount is not None), default=None)
+    if known:
+        tokens_in, tokens_out = ask.prompt_bound, ask.output_bound(OUTPUT_CAP)
+        for price in known:
+            amount = prices.worst(price, tokens_in, tokens_out)
+            if amount is not None and (bill.reserved is None or amount > bill.reserved):
+                bill.reserved = amount
     receipt.bill = bill
     if cards and bill.reserved:
         await _hold(cards, units_up(bill.reserved), bill, receipt)
@@ -94,15 +103,10 @@ async def _hold(cards: Sequence[BudgetCard], amount: int, bill: Bill, receipt: R
         raise Overloaded("The budget cannot be read now.", code="budget_unavailable", retry_after=5) from None
 
 
-async def _prices(alias: AliasCard, targets: tuple[Target, ...], receipt: Receipt) -> list[Price | None]:
-    """From memory; looked for in a thread of its own where no request has asked before."""
-    book, at = receipt.process.prices, receipt.call.at
-    found = [book.find(target.provider, target.model, alias.name, at) for target in targets]
-    if MISSING in found:
-        places = [(target.provider, target.model, alias.name) for target in targets]
-        known = await asyncio.to_thread(book.resolve, places)
-        found = [known[place[0].id, place[1], place[2]].at(at) for place in places]
-    return [None if isinstance(price, Verdict) else price for price in found]
+async def _resolved(book: PriceBook, target: Target, alias: AliasCard, at: float) -> Price | None:
+    """Looked for in a thread of its own, since no request has asked for it before."""
+    found = await asyncio.to_thread(book.resolve, [(target.provider, target.model, alias.name)])
+    return found[target.provider.id, target.model, alias.name].at(at)
 
 
 def _stated(key: KeyCard) -> Price | None:

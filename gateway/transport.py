@@ -36,6 +36,8 @@ from providers.addresses import AddressPolicy
 IDLE = 15.0  # seconds that an unused connection is kept
 MAX_ORIGINS = 1024
 ONE_WRITE = 64 * 1024  # bytes: up to here copying costs less than a second system call
+# Where an answer's fields are: httpx would take each of them apart, and they are read once (gateway.upstream.Fields).
+RAW_HEADERS = "raw_headers"
 OWN_FIELDS = frozenset({b"host", b"connection", b"content-length", b"transfer-encoding", b"accept-encoding"})
 
 
@@ -73,10 +75,11 @@ class Connector(TCPConnector):
 class Origin:
     """What is the same for all requests to one scheme, host and port."""
 
-    __slots__ = ("connector", "request")
+    __slots__ = ("connector", "host", "request")
 
-    def __init__(self, connector: Connector, request: ClientRequest) -> None:
+    def __init__(self, connector: Connector, request: ClientRequest, host: bytes) -> None:
         self.connector = connector
+        self.host = host  # as its requests name it: httpx puts that together anew each time
         self.request = request  # never sent: it tells the connector where to connect
 
     async def connect(self, seconds: float | None, *, fresh: bool = False) -> tuple[Connection, Wire]:
@@ -122,12 +125,16 @@ class Body(httpx.AsyncByteStream):
             self.payload.__class__ = Pipe
             cast("Wire", self.connection.protocol).sink = sink
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while data := await self.payload.readany():
-            if self.payload.at_eof():
-                self.close()
-            yield data
-        self.close()
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self  # a generator costs each answer three times as much
+
+    async def __anext__(self) -> bytes:
+        data = await self.payload.readany()
+        if not data or self.payload.at_eof():
+            self.close()
+        if not data:
+            raise StopAsyncIteration
+        return data
 
     def close(self) -> None:
         """Keep or drop the connection; never waits, and may be called again."""
@@ -172,7 +179,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         """Raises what aiohttp and the socket raise; see gateway.upstream.translated."""
         url = request.url
         key = (url.raw_scheme, url.raw_host, url.port)
-        origin = self.origins.get(key) or self._origin(key)
+        origin = self.origins.get(key) or self._origin(key, url.netloc)
         stream = request.stream
         body: bytes | Source
         length: int | None
@@ -183,7 +190,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         else:
             body = await request.aread()
             length = len(body)
-        head = _head(request, length)
+        head = _head(request, origin.host, length)
         seconds = request.extensions["timeout"]["connect"]
         connection, wire = await origin.connect(seconds)
         reused = wire.used
@@ -223,9 +230,10 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             raise
         if pouring is not None and message.code >= 300:
             pouring.stop()  # refused before all of it was read: the rest is not wanted
-        return httpx.Response(message.code, headers=message.raw_headers, stream=Body(connection, payload, pouring))
+        body_of_answer = Body(connection, payload, pouring)
+        return httpx.Response(message.code, stream=body_of_answer, extensions={RAW_HEADERS: message.raw_headers})
 
-    def _origin(self, key: tuple[bytes, bytes, int | None]) -> Origin:
+    def _origin(self, key: tuple[bytes, bytes, int | None], netloc: bytes) -> Origin:
         scheme, host = key[0].decode("ascii"), key[1].decode("ascii")
         if scheme not in ("http", "https") or not host:
             raise httpx.UnsupportedProtocol("not an http address")
@@ -242,7 +250,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         )
         if len(self.origins) >= MAX_ORIGINS:
             self.origins.clear()
-        origin = self.origins[key] = Origin(connector, request)
+        origin = self.origins[key] = Origin(connector, request, netloc)
         return origin
 
     async def aclose(self) -> None:
@@ -261,13 +269,12 @@ def _is_literal(host: str) -> bool:
     return True
 
 
-def _head(request: httpx.Request, length: int | None) -> bytes:
-    """The request's first lines: `Host` from the URL, and nothing that speaks for the connection from the caller.
+def _head(request: httpx.Request, host: bytes, length: int | None) -> bytes:
+    """The request's first lines: `Host` as its URL has it, and nothing that speaks for the connection from the caller.
 
     `length` None: the body is sent chunked.
     """
-    url = request.url
-    lines = [b"%b %b HTTP/1.1\r\nhost: %b" % (request.method.encode(), url.raw_path, url.netloc)]
+    lines = [b"%b %b HTTP/1.1\r\nhost: %b" % (request.method.encode(), request.url.raw_path, host)]
     lines += [b"%b: %b" % (name, value) for name, value in request.headers.raw if name.lower() not in OWN_FIELDS]
     if length is None:
         lines.append(b"transfer-encoding: chunked")

@@ -26,6 +26,7 @@ from gateway.errors import (
 from gateway.pouring import Poured, Source
 from gateway.tls import tls_context
 from gateway.transport import (
+    RAW_HEADERS,
     AddressNotAllowed,
     AiohttpTransport,
     Body,
@@ -183,7 +184,8 @@ class UpstreamReply:
 
     def __init__(self, response: httpx.Response, slots: Slots) -> None:
         self.status = response.status_code
-        self.headers = Fields(response.headers.raw)
+        raw = response.extensions.get(RAW_HEADERS)
+        self.headers = Fields(response.headers.raw if raw is None else raw)
         assert isinstance(response.stream, httpx.AsyncByteStream)
         self._stream = response.stream
         self._slots: Slots | None = slots

@@ -4,6 +4,7 @@ from decimal import Decimal
 from typing import Final
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from ledger.money import ZERO, rounded
 from ledger.usage import Usage
@@ -32,6 +33,15 @@ class Price(msgspec.Struct, frozen=True):
     source: str = "operator"
     # (input tokens, price): beyond so many, the whole call is charged by that price; rising.
     tiers: tuple[tuple[int, "Price"], ...] = ()
+    # Made of the others, the highest rate of each direction: every request is admitted by these.
+    dearest_in: Decimal | None = None
+    dearest_out: Decimal | None = None
+
+    def __post_init__(self) -> None:
+        rates_in = (self.input, self.cached, self.cache_write, self.audio_in)
+        rates_out = (self.output, self.reasoning, self.audio_out)
+        for name, rates in (("dearest_in", rates_in), ("dearest_out", rates_out)):
+            force_setattr(self, name, max((rate for rate in rates if rate is not None), default=None))
 
     @property
     def is_otherwise_charged(self) -> bool:
@@ -48,17 +58,18 @@ def cost(usage: Usage, price: Price) -> Decimal | None:
     reasoning = min(usage.tokens_reasoning, usage.tokens_out)
     audio_out = min(usage.tokens_audio_out, usage.tokens_out - reasoning)
     total = ZERO
-    for tokens, rate in (
-        (usage.tokens_in - cached - written - audio_in, price.input),
-        (cached, _first(price.cached, price.input)),
-        (written, _first(price.cache_write, price.input)),
-        (audio_in, _first(price.audio_in, price.input)),
-        (usage.tokens_out - reasoning - audio_out, price.output),
-        (reasoning, _first(price.reasoning, price.output)),
-        (audio_out, _first(price.audio_out, price.output)),
+    for tokens, own, general in (
+        (usage.tokens_in - cached - written - audio_in, price.input, None),
+        (cached, price.cached, price.input),
+        (written, price.cache_write, price.input),
+        (audio_in, price.audio_in, price.input),
+        (usage.tokens_out - reasoning - audio_out, price.output, None),
+        (reasoning, price.reasoning, price.output),
+        (audio_out, price.audio_out, price.output),
     ):
         if not tokens:
             continue
+        rate = general if own is None else own
         if rate is not None:
             total += tokens * rate
         elif not price.is_otherwise_charged:
@@ -69,21 +80,16 @@ def cost(usage: Usage, price: Price) -> Decimal | None:
 
 def worst(price: Price, tokens_in: int, tokens_out: int, *, images: int = 0, media_ms: int = 0) -> Decimal | None:
     """The most that a call of at most so many tokens can cost, whatever they turn out to be; None if unknown."""
-    prices = [price, *(dearer for start, dearer in price.tiers if tokens_in > start)]
-    totals: list[Decimal] = []
-    for one in prices:
+    most = ZERO
+    for one in (price, *[dearer for start, dearer in price.tiers if tokens_in > start]):
         total = ZERO
-        for tokens, rates in (
-            (tokens_in, (one.input, one.cached, one.cache_write, one.audio_in)),
-            (tokens_out, (one.output, one.reasoning, one.audio_out)),
-        ):
-            known = [rate for rate in rates if rate is not None]
-            if known:
-                total += tokens * max(known)
+        for tokens, rate in ((tokens_in, one.dearest_in), (tokens_out, one.dearest_out)):
+            if rate is not None:
+                total += tokens * rate
             elif tokens and not one.is_otherwise_charged:
                 return None
-        totals.append(total / MILLION + _beside_tokens(one, images, media_ms))
-    return max(totals)
+        most = max(most, total / MILLION + _beside_tokens(one, images, media_ms))
+    return most
 
 
 def _beside_tokens(price: Price, images: int, media_ms: int) -> Decimal:
@@ -100,7 +106,3 @@ def _tier(price: Price, tokens_in: int) -> Price:
         if tokens_in > start:
             return dearer
     return price
-
-
-def _first(rate: Decimal | None, otherwise: Decimal | None) -> Decimal | None:
-    return otherwise if rate is None else rate
