@@ -8,7 +8,9 @@ import secrets
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+import django
 import environ
 import msgspec
 from django.core.exceptions import ImproperlyConfigured
@@ -23,6 +25,20 @@ PRODUCTION_COMMANDS = frozenset({"serve"})
 MIN_SECRET_BYTES = 32
 # Values that stand in this project's or its neighbours' documents: anyone can read them, so they protect nothing.
 PUBLISHED = frozenset({"changeme", "change-me", "secret", "insecure", "sk-1234", "password", "example"})
+
+# By the back end, what its mailers' options and Django's former settings are called.
+MAIL_OPTIONS = {
+    "smtp": {
+        "host": "EMAIL_HOST",
+        "port": "EMAIL_PORT",
+        "username": "EMAIL_HOST_USER",
+        "password": "EMAIL_HOST_PASSWORD",
+        "use_tls": "EMAIL_USE_TLS",
+        "use_ssl": "EMAIL_USE_SSL",
+        "timeout": "EMAIL_TIMEOUT",
+    },
+    "filebased": {"file_path": "EMAIL_FILE_PATH"},
+}
 
 reader = environ.FileAwareEnv()
 
@@ -96,6 +112,17 @@ def is_development_command(command: str) -> bool:
     if command in PRODUCTION_COMMANDS:
         return False
     return command in DEVELOPMENT_COMMANDS or (data_dir() / DEVELOPMENT_FILE).exists()
+
+
+def mail_settings(name: str, default: str, *, timeout: float) -> dict[str, Any]:
+    """Django's own for the mail server of that URL; `timeout` in seconds. Since Django 6.1 they are one, MAILERS."""
+    found: dict[str, Any] = {**reader.email_url(name, default=default), "EMAIL_TIMEOUT": timeout}
+    if django.VERSION < (6, 1):
+        return found
+    backend = found["EMAIL_BACKEND"]
+    known = MAIL_OPTIONS.get(backend.split(".")[-2], {})
+    options = {option: found[setting] for option, setting in known.items() if setting in found}
+    return {"MAILERS": {"default": {"BACKEND": backend, "OPTIONS": options}}}
 
 
 class Problem(msgspec.Struct, frozen=True):

@@ -21,8 +21,6 @@ from tests.gateway.house import Door
 from tests.gateway.leaving import ASK
 from tests.scripted import ScriptedUpstream, json_answer
 
-EMAIL = {"EMAIL_BACKEND": "django.core.mail.backends.locmem.EmailBackend"}
-
 
 @pytest.fixture
 async def ear() -> AsyncIterator[ScriptedUpstream]:
@@ -43,7 +41,6 @@ async def alarmed(
         return house.client_key(budget="1/total", budget_alerts=[20, 50])[1]
 
     values: dict[str, Any] = {
-        **EMAIL,
         "GATEWAY_ALERT_WEBHOOK": ear.url + "/hook",
         "GATEWAY_ALERT_EMAILS": ["ops@example.org"],
         "GATEWAY_ALERT_VELOCITY": "0.25/1m",
