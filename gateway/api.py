@@ -1,6 +1,7 @@
 """The API that clients see: the routes, their authentication, and the only place where an error becomes HTTP."""
 
 import structlog
+from asgiref.sync import markcoroutinefunction
 from django.http import HttpRequest, HttpResponse
 from ninja import NinjaAPI
 from ninja.errors import ValidationError
@@ -20,6 +21,10 @@ class ClientKeyAuth(HttpBearer):
     """A client key as the bearer token. The handler has checked it on the head, before the body was read."""
 
     openapi_name = "client key"
+
+    def __init__(self) -> None:
+        super().__init__()
+        markcoroutinefunction(self)  # ninja asks before each call, and finds out at the first look then
 
     async def __call__(self, request: HttpRequest) -> KeyCard | None:
         return call_of(request).key
