@@ -82,7 +82,7 @@ def test_no_check_looks_at_the_database_unless_it_is_asked_to(
     django_assert_num_queries: DjangoAssertNumQueries,
 ) -> None:
     with django_assert_num_queries(0):
-        checks.run_checks()
+        checks.run_checks(databases=[])
 
 
 @pytest.mark.postgres

@@ -3,7 +3,7 @@
 import json
 import secrets
 import socket
-from typing import Any
+from typing import Any, ClassVar
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
@@ -32,6 +32,7 @@ for chunk in client.chat.completions.create(
 
 class Command(ActingCommand):
     help = "Sets up a gateway that works at once, with the built-in echo provider, and serves it."
+    requires_system_checks: ClassVar[list[str]] = []  # made below: since Django 6.1 they make SQLite's file
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--no-serve", action="store_true", help="set up and print only")
@@ -42,6 +43,7 @@ class Command(ActingCommand):
         port: int = options["port"]
         if not options["no_serve"]:
             require_free(port)
+        self.check()
         call_command("migrate", interactive=False, verbosity=0)
         with transaction.atomic():
             password = admin_password()
