@@ -3,7 +3,7 @@
 import json
 import secrets
 import socket
-from typing import Any, ClassVar
+from typing import Any
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
@@ -32,7 +32,7 @@ for chunk in client.chat.completions.create(
 
 class Command(ActingCommand):
     help = "Sets up a gateway that works at once, with the built-in echo provider, and serves it."
-    requires_system_checks: ClassVar[list[str]] = []  # made below: since Django 6.1 they make SQLite's file
+    requires_system_checks = ()  # made below: since Django 6.1 they make SQLite's file
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--no-serve", action="store_true", help="set up and print only")
