@@ -10,6 +10,8 @@ class GatewayConfig(AppConfig):
     name = "gateway"
 
     def ready(self) -> None:
+        from gateway import checks  # noqa: F401  registers them
+
         probing.register(probe)
 
 

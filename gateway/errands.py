@@ -32,8 +32,8 @@ class Embeddings(msgspec.Struct):
 _decode = msgspec.json.Decoder(Embeddings).decode
 
 
-async def embed(receipt: Receipt, alias: str, text: str) -> list[float] | None:
-    """The embedding that the alias makes of the text; None where the key's limits, or the provider, do not let it.
+async def embed(receipt: Receipt, alias: str, text: str) -> tuple[str, list[float]] | None:
+    """The model that the alias leads to, and its embedding; None where limits or the provider do not let it.
 
     That the alias is asked is the operator's choice, and not the client's: the key need not be allowed to.
     """
@@ -51,7 +51,7 @@ async def embed(receipt: Receipt, alias: str, text: str) -> list[float] | None:
             if grant.answer is None and own.process.commit_open is not None:
                 await own.commit()
             reply = grant.answer or await forward(grant)
-            return _decode(reply.body).data[0].embedding
+            return reply.target.model, _decode(reply.body).data[0].embedding
     except (GatewayError, TimeoutError, msgspec.MsgspecError, IndexError) as error:
         log.warning("not_embedded", request_id=outer.id, alias=alias, error=type(error).__name__)
         return None

@@ -21,6 +21,7 @@ def report(process: Process, catalog: Catalog) -> dict[str, Any]:
         "object": "gateway.status",
         "process": process.limiter.store.process,
         "limits_counted_in": process.limiter.mode,
+        "questions_compared_by": process.cache.compared_by if process.cache is not None else "gateway",
         "open_requests": len(process.receipts),
         "journal_pending_bytes": getattr(process.journal, "pending", 0),
         "catalog_age_seconds": round(max(time.time() - catalog.loaded_at, 0.0), 1),

@@ -90,6 +90,7 @@ GATEWAY_ORDER = (
     "engine",
     "urls",
     "asgi",
+    "checks",
     "apps",
     "management",
 )

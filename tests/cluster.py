@@ -11,21 +11,29 @@ from typing import Self
 
 import psycopg
 
+from tests.machine import postgres_binaries
 from tests.proxysite.test_server import free_port
 
-BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+# A wheel's may lie where only we may read, and the user that the server runs as may not.
+PACKAGE = "pgserver"
 SETTINGS = "-c fsync=off -c listen_addresses=127.0.0.1 -c max_connections=100"
 
 
 class Cluster:
-    """`with Cluster() as cluster:`; one database, `postgres`."""
+    """`with Cluster() as cluster:`; one database, `postgres`. `binaries`: where the server's programs are."""
 
-    def __init__(self) -> None:
+    def __init__(self, binaries: Path | None = None) -> None:
+        self.binaries = binaries or postgres_binaries()[-1]
         self.folder = Path(tempfile.mkdtemp(prefix="postgres-", dir="/tmp"))
         self.port = free_port()
         self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
 
     def __enter__(self) -> Self:
+        if PACKAGE in self.binaries.parts:
+            package = self.binaries.parents[1]
+            for part in (f"{PACKAGE}/pginstall", f"{PACKAGE}.libs"):
+                shutil.copytree(package.parent / part, self.folder / part)
+            self.binaries = self.folder / PACKAGE / "pginstall" / "bin"
         if os.geteuid() == 0:  # PostgreSQL refuses to run as root
             shutil.chown(self.folder, "postgres")
         self.run("initdb", "-D", self.data, "-U", "postgres", "--auth", "trust", "--encoding", "UTF8", "--no-sync")
@@ -42,7 +50,7 @@ class Cluster:
         return str(self.folder / "data")
 
     def run(self, program: str, *arguments: str, check: bool = True) -> None:
-        command = [str(BINARIES[-1] / program), *arguments]
+        command = [str(self.binaries / program), *arguments]
         if os.geteuid() == 0:
             command = ["setpriv", "--reuid", "postgres", "--regid", "postgres", "--init-groups", *command]
         subprocess.run(command, cwd="/", check=check, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60)

@@ -10,9 +10,17 @@ import tempfile
 
 import django
 
-from tests.machine import chromium, postgres_url, pytest_collection_modifyitems, pytest_terminal_summary
+from tests.machine import (
+    chromium,
+    pgvector_server,
+    pgvector_url,
+    postgres_url,
+    pytest_collection_modifyitems,
+    pytest_terminal_summary,
+)
 
-__all__ = ["chromium", "postgres_url", "pytest_collection_modifyitems", "pytest_terminal_summary"]
+__all__ = ["chromium", "pgvector_server", "pgvector_url", "postgres_url"]
+__all__ += ["pytest_collection_modifyitems", "pytest_terminal_summary"]
 
 pytest_plugins = ["pytester"]
 

@@ -5,10 +5,14 @@ before any test, because a machine that quietly tests less proves nothing.
 """
 
 import os
+import pwd
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from uuid import uuid4
 
 import psycopg
@@ -43,6 +47,29 @@ def missing_postgres() -> str:
         psycopg.connect(POSTGRES_URL, connect_timeout=3).close()
     except psycopg.OperationalError:
         return "no server answers at TEST_POSTGRES_URL, or at 127.0.0.1:5432 where that is not set"
+    return ""
+
+
+def postgres_binaries() -> list[Path]:
+    """Of Debian's packages; the newest is the last."""
+    return sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+
+
+def pgvector_binaries() -> Path | None:
+    """Those of a PostgreSQL with pgvector: the package pgserver's, else Debian's where it has it."""
+    package = find_spec("pgserver")
+    if package is not None and package.submodule_search_locations:
+        return Path(package.submodule_search_locations[0]) / "pginstall" / "bin"
+    shares = Path("/usr/share/postgresql")
+    found = [one for one in postgres_binaries() if (shares / one.parent.name / "extension/vector.control").exists()]
+    return found[-1] if found else None
+
+
+def missing_pgvector() -> str:
+    if pgvector_binaries() is None:
+        return "neither the package pgserver, which Python 3.13 has not, nor Debian's postgresql-*-pgvector"
+    if os.geteuid() == 0 and not any(user.pw_name == "postgres" for user in pwd.getpwall()):
+        return "PostgreSQL refuses to run as root, and there is no user postgres"
     return ""
 
 
@@ -92,6 +119,7 @@ def missing_mount() -> str:
 NEEDS = (
     Need("node", "Node.js 18 and npm", missing_node),
     Need("postgres", "PostgreSQL", missing_postgres),
+    Need("pgvector", "PostgreSQL with pgvector", missing_pgvector),
     Need("redis", "Redis", missing_redis),
     Need("browser", "Chromium", missing_chromium),
     Need("sam", "the AWS SAM CLI", missing_sam),
@@ -121,14 +149,37 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(line)
 
 
+@contextmanager
+def empty_database(server: str) -> Iterator[str]:
+    """The URL of an empty database there; it is dropped afterwards, open connections or not."""
+    name = f"test_{uuid4().hex[:12]}"
+    with psycopg.connect(server, autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        yield server.partition("?")[0].rpartition("/")[0] + f"/{name}"
+        admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
 @pytest.fixture
 def postgres_url() -> Iterator[str]:
-    """The URL of an empty database of this test's own; it is dropped afterwards, open connections or not."""
-    name = f"test_{uuid4().hex[:12]}"
-    with psycopg.connect(POSTGRES_URL, autocommit=True) as admin:
-        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        yield POSTGRES_URL.partition("?")[0].rpartition("/")[0] + f"/{name}"
-        admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    """The URL of an empty database of this test's own."""
+    with empty_database(POSTGRES_URL) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def pgvector_server() -> Iterator[str]:
+    """The URL of a PostgreSQL of this run's own, which has pgvector."""
+    from tests.cluster import Cluster
+
+    with Cluster(pgvector_binaries()) as cluster:
+        yield cluster.url
+
+
+@pytest.fixture
+def pgvector_url(pgvector_server: str) -> Iterator[str]:
+    """The URL of an empty database of this test's own, whose server has pgvector."""
+    with empty_database(pgvector_server) as url:
+        yield url
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxysite.env import BASE_DIR
+from tests import machine
 
 SAMPLE = """
 import pytest
@@ -65,3 +66,10 @@ def test_ci_fails_where_something_is_missing(tmp_path: Path, marker: str) -> Non
     assert ran.returncode == pytest.ExitCode.USAGE_ERROR
     assert "ERROR: CI=true, and 2 tests would be left out: needs" in ran.stderr
     assert "passed" not in ran.stdout
+
+
+def test_pgvector_comes_with_the_package_or_with_debians_postgresql(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "find_spec", lambda name: None)
+    monkeypatch.setattr(machine, "postgres_binaries", lambda: [Path("/usr/lib/postgresql/none/bin")])
+    assert machine.pgvector_binaries() is None
+    assert machine.missing_pgvector().startswith("neither the package pgserver")

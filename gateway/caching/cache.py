@@ -57,6 +57,11 @@ class Cache:
         self.flights: dict[bytes, Flight] = {}
         self.semantic = semantic
 
+    @property
+    def compared_by(self) -> str:
+        """Who looks for questions that mean the same: `pgvector`, or the `gateway` itself."""
+        return self.semantic.meanings.compared_by if self.semantic is not None else "gateway"
+
     async def look(
         self, ask: Ask, alias: AliasCard, key: KeyCard, targets: tuple[Target, ...], receipt: Receipt, config: Catalog
     ) -> Found:
@@ -124,7 +129,7 @@ class Cache:
         if question is None:
             return None
         shelf, receipt = share.shelf, share.receipt
-        asked = await semantic.asked(namer("meaning", shelf.embedder, question.rest), question, shelf, receipt)
+        asked = await semantic.asked(namer, question, shelf, receipt)
         if asked is None:
             return None
         if shelf.wish.read and (found := await semantic.find(asked, shelf)) is not None:

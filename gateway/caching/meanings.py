@@ -1,13 +1,14 @@
 """The questions whose answers are kept, by what they mean: a bounded number for each place where they may be compared.
 
 A place is the digest of all of a request but its last question: scope, alias, model, system prompt, earlier turns and
-parameters. With a database the processes share them; each looks for what others have added every few seconds.
+parameters. With a database the processes share them: PostgreSQL with pgvector compares them itself
+(gateway/caching/pgvector.py), from any other one each process reads every few seconds what others have added.
 """
 
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
@@ -18,6 +19,9 @@ from gateway.caching.vectors import Direction, NoVector
 from gateway.errors import Overloaded
 from gateway.process import Memory
 
+if TYPE_CHECKING:
+    from gateway.caching.pgvector import Column
+
 log = structlog.get_logger("gateway")
 
 ENTRIES = 1000  # of one place; the oldest go
@@ -27,6 +31,7 @@ OVERLAP = 60.0  # seconds by which another machine's clock may be behind
 PRUNE_EVERY = 60.0
 PRUNE_ROWS = 500
 WAITING = 1000  # that are not written yet
+NEAREST = 4  # that are looked for: the answer of the first may be gone, or lie in another process
 
 Run = Callable[..., Awaitable[Any]]
 
@@ -41,39 +46,61 @@ class Place(msgspec.Struct):
 
 
 class Meanings:
-    """`run` gives a job to the SQL thread; None where there is no database."""
+    """`run` gives a job to the SQL thread; None where there is no database. `column` is there on PostgreSQL only."""
 
     def __init__(
-        self, account: Memory, run: Run | None, clock: Callable[[], float], wall: Callable[[], float] = time.time
+        self,
+        account: Memory,
+        run: Run | None,
+        clock: Callable[[], float],
+        wall: Callable[[], float] = time.time,
+        column: "Column | None" = None,
     ) -> None:
         self._account, self._run = account, run
         self._clock, self._wall = clock, wall
+        self._column = column
         self._places: OrderedDict[bytes, Place] = OrderedDict()
         self._size = 0
-        self._waiting: list[tuple[bytes, bytes, bytes, float]] = []  # place, name, vector, when it expires
+        self._waiting: dict[tuple[bytes, bytes], tuple[Direction, float]] = {}  # place, name: when it expires
         self._pruned_at = clock()
 
-    async def nearest(self, place_name: bytes, wanted: Direction) -> tuple[bytes, float] | None:
-        """The name of the answer to the most similar question there, and the similarity."""
-        place = self._place(place_name)
-        if self._run is not None and self._clock() - place.looked_at >= LOOK_EVERY:
-            place.looked_at = self._clock()
-            try:
-                rows = await self._run(_read, place_name.hex(), place.newest - OVERLAP, self._wall())
-            except Exception as error:  # without the database the process's own questions are compared
-                log.warning("meanings_not_read", error=type(error).__name__)
-                rows = []
-            for name, data, at in rows:
-                place.newest = max(place.newest, at)
-                self._learn(place, bytes.fromhex(name), data)
-        names = list(place.known)
-        found = vectors.nearest(wanted, list(place.known.values()))
-        return None if found is None else (names[found[0]], found[1])
+    @property
+    def compared_by(self) -> str:
+        return "pgvector" if self._column is not None and self._column.compares else "gateway"
+
+    async def nearest(self, place_name: bytes, wanted: Direction) -> list[tuple[bytes, float]]:
+        """The names of the answers to the most similar questions there, and the similarity; the most similar first."""
+        among = None
+        if self._column is not None:
+            among = await self._column.nearest(place_name, wanted, self._wall(), NEAREST)
+        if among is not None:
+            # What the database does not have yet.
+            among += [(name, one) for (at, name), (one, _) in self._waiting.items() if at == place_name]
+        else:
+            place = self._place(place_name)
+            if self._run is not None and (self._column is None or not self._column.resting):
+                await self._look(self._run, place_name, place)
+            among = list(place.known.items())
+        found = vectors.nearest(wanted, [one for _, one in among], NEAREST)
+        return [(among[at][0], similarity) for at, similarity in found]
+
+    async def _look(self, run: Run, place_name: bytes, place: Place) -> None:
+        if self._clock() - place.looked_at < LOOK_EVERY:
+            return
+        place.looked_at = self._clock()
+        try:
+            rows = await run(_read, place_name.hex(), place.newest - OVERLAP, self._wall())
+        except Exception as error:  # without the database the process's own questions are compared
+            log.warning("meanings_not_read", error=type(error).__name__)
+            rows = []
+        for name, data, at in rows:
+            place.newest = max(place.newest, at)
+            self._learn(place, bytes.fromhex(name), data)
 
     def add(self, place_name: bytes, name: bytes, question: Direction, seconds: float) -> None:
         self._keep(self._place(place_name), name, question)
         if self._run is not None and len(self._waiting) < WAITING:
-            self._waiting.append((place_name, name, question.bytes(), self._wall() + seconds))
+            self._waiting[place_name, name] = question, self._wall() + seconds
 
     def forget(self, place_name: bytes, name: bytes) -> None:
         """Its answer is not there any more."""
@@ -125,10 +152,16 @@ class Meanings:
         """Called four times a second: write what is new, and now and then delete a little of what is over."""
         if self._run is None:
             return
-        if self._waiting:
-            waiting, self._waiting = self._waiting, []
+        waiting = dict(self._waiting)
+        if waiting:
             await self._run(_write, waiting, self._wall())
-        if self._clock() - self._pruned_at >= PRUNE_EVERY:
+        due = self._clock() - self._pruned_at >= PRUNE_EVERY
+        if self._column is not None and (waiting or due or not self._column.compares):
+            await self._column.fill()
+        for key, value in waiting.items():
+            if self._waiting.get(key) is value:
+                del self._waiting[key]
+        if due:
             self._pruned_at = self._clock()
             await self._run(_prune, self._wall())
 
@@ -149,18 +182,18 @@ def _read(place: str, since: float, now: float) -> list[tuple[str, bytes, float]
     ]
 
 
-def _write(waiting: list[tuple[bytes, bytes, bytes, float]], now: float) -> None:
+def _write(waiting: dict[tuple[bytes, bytes], tuple[Direction, float]], now: float) -> None:
     rows = _rows()
     made = [
         rows.model(
             id=f"{place.hex()[:32]}{name.hex()[:32]}",
             place=place.hex(),
             answer=name.hex(),
-            vector=vector,
+            vector=question.bytes(),
             at=now,
             expires_at=expires,
         )
-        for place, name, vector, expires in waiting
+        for (place, name), (question, expires) in waiting.items()
     ]
     made.sort(key=lambda row: str(row.id))
     rows.bulk_create(made, update_conflicts=True, unique_fields=["id"], update_fields=["at", "expires_at", "vector"])

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from gateway.caching.identity import Namer
 from gateway.caching.kept import Kept
 from gateway.caching.meanings import Meanings
 from gateway.caching.shelves import Shelf
@@ -16,8 +17,8 @@ log = structlog.get_logger("gateway")
 
 MAX_CHARS = 32_000  # of a question: embedding models read no more
 
-# The alias that makes embeddings, and the text; None where there is none to be had.
-Embed = Callable[[Receipt, str, str], Awaitable[list[float] | None]]
+# The alias that makes embeddings, and the text; the model and the embedding, None where there is none to be had.
+Embed = Callable[[Receipt, str, str], Awaitable[tuple[str, list[float]] | None]]
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -67,25 +68,27 @@ class Semantic:
     def __init__(self, meanings: Meanings, embed: Embed) -> None:
         self.meanings, self._embed = meanings, embed
 
-    async def asked(self, place: bytes, question: Question, shelf: Shelf, receipt: Receipt) -> Asked | None:
-        assert shelf.alias.cache is not None
-        numbers = await self._embed(receipt, shelf.alias.cache.semantic, question.text)
+    async def asked(self, namer: Namer, question: Question, shelf: Shelf, receipt: Receipt) -> Asked | None:
+        """The question with its embedding, in the place where it may be compared: what two models made never is."""
+        made = await self._embed(receipt, shelf.embedder, question.text)
+        if made is None:
+            return None
+        model, numbers = made
         try:
-            return None if numbers is None else Asked(place, direction(numbers))
+            return Asked(namer("meaning", shelf.embedder, model, question.rest), direction(numbers))
         except NoVector as error:
-            log.warning("embedding_unusable", alias=shelf.alias.cache.semantic, error=str(error))
+            log.warning("embedding_unusable", alias=shelf.embedder, error=str(error))
             return None
 
     async def find(self, asked: Asked, shelf: Shelf) -> tuple[Kept, float] | None:
-        """The fresh answer to the most similar question, and the distance: 0 is the same, 1 has nothing in common."""
+        """The fresh answer to the most similar question that has one, and the distance; 0: the same."""
         card = shelf.alias.cache
         assert card is not None
-        found = await self.meanings.nearest(asked.place, asked.meaning)
-        if found is None or found[1] < card.similarity:
-            return None
-        name, similarity = found
-        kept = await shelf.find(name)
-        if kept is None or not shelf.is_fresh(kept):
+        for name, similarity in await self.meanings.nearest(asked.place, asked.meaning):
+            if similarity < card.similarity:
+                break
+            kept = await shelf.find(name)
+            if kept is not None and shelf.is_fresh(kept):
+                return kept, max(0.0, 1.0 - similarity)
             self.meanings.forget(asked.place, name)
-            return None
-        return kept, max(0.0, 1.0 - similarity)
+        return None

@@ -67,12 +67,12 @@ def _direction(numbers: "array[float]") -> Direction:
     return Direction(numbers, int("".join(["1" if number < 0 else "0" for number in numbers]), 2))
 
 
-def nearest(wanted: Direction, among: Sequence[Direction]) -> tuple[int, float] | None:
-    """The place of the most similar one, and its similarity; those of another length are not compared."""
+def nearest(wanted: Direction, among: Sequence[Direction], most: int = 1) -> list[tuple[int, float]]:
+    """The places of the most similar ones, and their similarity; those of another length are not compared."""
     size = len(wanted.numbers)
     places = [place for place, one in enumerate(among) if len(one.numbers) == size]
     if len(places) > COMPARED:
         signs = wanted.signs
         places = nlargest(COMPARED, places, key=lambda place: -(signs ^ among[place].signs).bit_count())
-    best = max(((wanted.similarity(among[place]), place) for place in places), default=None)
-    return None if best is None else (best[1], best[0])
+    ranked = nlargest(most, ((wanted.similarity(among[place]), place) for place in places))
+    return [(place, similarity) for similarity, place in ranked]

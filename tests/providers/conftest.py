@@ -1,10 +1,12 @@
 """What the tests of this room share: a clock, an empty catalog, and a PostgreSQL in place of SQLite."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import environ
 import pytest
+from asgiref.local import Local
 from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.db import connections
@@ -48,21 +50,37 @@ def fresh() -> Iterator[None]:
     keyring.forget(None)
 
 
-@pytest.fixture
-def postgres(postgres_url: str, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
-    """The default database is an own, migrated PostgreSQL, in every thread."""
+@contextmanager
+def default_database(url: str, blocker: DjangoDbBlocker) -> Iterator[None]:
+    """The default database is this one, migrated, in every thread."""
     kept: dict[str, Any] = connections.settings["default"]
-    connection = connections["default"]
-    with django_db_blocker.unblock():
-        connections.settings["default"] = {**kept, "OPTIONS": {}, **environ.Env.db_url_config(postgres_url)}
-        connections["default"] = connections.create_connection("default")
+    handler: Any = connections
+    known = handler._connections
+    with blocker.unblock():
+        connections.settings["default"] = {**kept, "OPTIONS": {}, **environ.Env.db_url_config(url)}
+        # A thread that has used the other one before would go on with it.
+        handler._connections = Local(handler.thread_critical)
         try:
             call_command("migrate", verbosity=0, skip_checks=True)
             yield
         finally:
             connections["default"].close()
             connections.settings["default"] = kept
-            connections["default"] = connection
+            handler._connections = known
+
+
+@pytest.fixture
+def postgres(postgres_url: str, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    """The default database is an own, migrated PostgreSQL, in every thread."""
+    with default_database(postgres_url, django_db_blocker):
+        yield
+
+
+@pytest.fixture
+def pgvector(pgvector_url: str, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    """The same, on a PostgreSQL with pgvector."""
+    with default_database(pgvector_url, django_db_blocker):
+        yield
 
 
 @pytest.fixture

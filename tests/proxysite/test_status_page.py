@@ -72,6 +72,7 @@ async def found(process: Process) -> dict[str, Any]:
 async def test_it_tells_what_is_out_of_order_and_what_is_slow(process: Process) -> None:
     told = await found(process)
     assert (told["object"], told["limits_counted_in"], told["open_requests"]) == ("gateway.status", "memory", 0)
+    assert told["questions_compared_by"] == "gateway"
     by_name = {one["provider"]: one for one in told["targets"]}
     assert {one["provider"] for one in told["targets"][:2]} == {"dead", "refusing"}
     dead = by_name["dead"]["breaker"]
@@ -116,6 +117,7 @@ def test_operators_see_it_as_a_page(running: Process) -> None:
     assert "no-store" in page.headers["cache-control"]
     assert "<strong>out of order</strong> for 2.0 s: upstream_unreachable; tried in 5.5 s" in text
     assert "<strong>slow</strong>" in text
+    assert "questions of semantic caches compared by gateway" in text
     assert CANARY not in text
     link = f'<a href="{reverse("status")}">Providers now</a>'
     assert client.get(reverse("admin:index")).content.decode().count(link) == 1

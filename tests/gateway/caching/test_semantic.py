@@ -10,18 +10,30 @@ from typing import Any
 import httpx
 import pytest
 from asgiref.sync import sync_to_async
+from django.db import DatabaseError
 
 from gateway.caching import vectors
 from gateway.caching.meanings import Meanings
+from gateway.caching.opening import open_cache
+from gateway.errands import embed
+from gateway.errors import GatewayError
 from gateway.models import KeptQuestion
 from gateway.process import Memory
 from providers.checks import check_semantic_aliases
+from providers.models import Route
 from tests.gateway import golden, house
+from tests.gateway.caching.test_exact import refreshed
 from tests.gateway.house import Door, client_key
 from tests.scripted import Received, ScriptedUpstream, Step, json_answer, sse
 
 PARIS, CAPITAL, WEATHER = "What is the capital of France?", "Which city is France's capital?", "Will it rain?"
-DIRECTIONS = {PARIS: [1.0, 0.0, 0.0], CAPITAL: [0.98, 0.19899749, 0.0], WEATHER: [0.0, 1.0, 0.0]}
+CITY = "Name the capital city of France."
+DIRECTIONS = {
+    PARIS: [1.0, 0.0, 0.0],
+    CAPITAL: [0.98, 0.19899749, 0.0],
+    WEATHER: [0.0, 1.0, 0.0],
+    CITY: [0.98, 0.19, 0.0],
+}
 
 
 def provider(request: Received) -> list[Step]:
@@ -33,17 +45,32 @@ def provider(request: Received) -> list[Step]:
     return sse(*golden.chunks("Paris")) if asked.get("stream") else json_answer(golden.COMPLETION)
 
 
-@pytest.fixture
-async def door(transactional_db: None, tmp_path: Path, scripted: ScriptedUpstream) -> AsyncIterator[Door]:
-    def configure() -> str:
-        lab = house.provider("lab", scripted.url + "/v1")
-        house.alias("fast", (lab, "gpt-4o"), cache="on", cache_semantic="embed", cache_similarity=0.95)
-        house.alias("embed", (lab, "embedder"))
-        return house.client_key(aliases=["fast"])[1]
-
+def configure(scripted: ScriptedUpstream) -> str:
     scripted.default = provider
-    async with house.open_house(configure, tmp_path) as opened:
+    lab = house.provider("lab", scripted.url + "/v1")
+    house.alias("fast", (lab, "gpt-4o"), cache="on", cache_semantic="embed", cache_similarity=0.95)
+    house.alias("embed", (lab, "embedder"))
+    return house.client_key(aliases=["fast"])[1]
+
+
+@pytest.fixture
+async def door(database: str, tmp_path: Path, scripted: ScriptedUpstream) -> AsyncIterator[Door]:
+    async with house.open_house(lambda: configure(scripted), tmp_path) as opened:
+        cache = cache_of(opened)
+        assert await house.eventually(lambda: cache.compared_by == database)
         yield opened
+
+
+def cache_of(door: Door) -> Any:
+    assert door.engine.process is not None
+    return door.engine.process.cache
+
+
+def forget(door: Door) -> None:
+    """What this process knows of questions, as if it were another one with the same answers in memory."""
+    process = door.engine.process
+    assert process is not None
+    process.cache.semantic = open_cache(process, embed).semantic
 
 
 async def ask(http: httpx.AsyncClient, question: str, **more: Any) -> httpx.Response:
@@ -142,21 +169,82 @@ async def test_equal_questions_at_once_are_embedded_once(door: Door, scripted: S
     assert asked_of(scripted) == ["embedder", "gpt-4o"]
 
 
-async def test_another_process_finds_the_question_in_the_database(door: Door, scripted: ScriptedUpstream) -> None:
-    process = door.engine.process
-    assert process is not None
+async def test_another_process_finds_the_question_in_the_database(
+    door: Door, scripted: ScriptedUpstream, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with door.http() as http:
         await ask(http, PARIS)
-        await process.cache.tend()
+        await cache_of(door).tend()
         row = await sync_to_async(KeptQuestion.objects.get)()
         assert len(row.vector) == 12
-        meanings = process.cache.semantic.meanings
-        process.cache.semantic.meanings = Meanings(process.memory, process.sql, process.clock)
-        assert found(await ask(http, CAPITAL)) == ("hit", "0.020000")
+        forget(door)
+        with monkeypatch.context() as patch:
+            if database == "pgvector":
+                patch.delattr("gateway.caching.meanings._read")
+            assert found(await ask(http, CAPITAL)) == ("hit", "0.020000")
         await sync_to_async(KeptQuestion.objects.update)(vector=b"hostile!")
-        process.cache.semantic.meanings = Meanings(process.memory, process.sql, process.clock)
+        forget(door)
         assert found(await ask(http, CAPITAL)) == ("miss", None)
-        process.cache.semantic.meanings = meanings
+
+
+async def test_a_nearer_question_whose_answer_is_gone_does_not_hide_one_that_has_its_own(
+    door: Door, scripted: ScriptedUpstream
+) -> None:
+    async with door.http() as http:
+        assert found(await ask(http, PARIS)) == ("miss", None)
+        assert found(await ask(http, CITY, headers={"cache-control": "no-cache"})) == ("miss", None)
+        await cache_of(door).tend()
+        forget(door)
+        memory = cache_of(door).memory
+        memory.drop(list(memory._answers)[-1])
+        assert found(await ask(http, CAPITAL)) == ("hit", "0.020000")
+
+
+async def test_what_another_model_made_of_a_question_is_not_compared(door: Door, scripted: ScriptedUpstream) -> None:
+    async with door.http() as http:
+        await ask(http, PARIS)
+        await cache_of(door).tend()
+        await sync_to_async(Route.objects.filter(model="embedder").update)(model="embedder-2")
+        await refreshed(door)
+        assert found(await ask(http, CAPITAL)) == ("miss", None)
+
+
+async def test_the_same_question_kept_twice_at_once_is_written_once(door: Door, scripted: ScriptedUpstream) -> None:
+    cache = cache_of(door)
+    async with door.http() as http:
+        await ask(http, PARIS)
+        await ask(http, PARIS, headers={"cache-control": "no-cache"})
+    await cache.tend()
+    assert await sync_to_async(KeptQuestion.objects.count)() == 1
+
+
+async def test_what_could_not_be_written_is_written_later(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    meanings = cache_of(door).semantic.meanings
+    one = vectors.direction([1.0, 0.0, 0.0])
+    with monkeypatch.context() as patch:
+        patch.setattr("gateway.caching.meanings._write", broken)
+        meanings.add(bytes(32), bytes(32), one, 60)
+        with pytest.raises(GatewayError):
+            await meanings.tend()
+    await meanings.tend()
+    assert await sync_to_async(KeptQuestion.objects.count)() == 1
+    assert await meanings.nearest(bytes(32), one) == [(bytes(32), pytest.approx(1.0))]
+
+
+def broken(*_: Any) -> None:
+    raise DatabaseError
+
+
+async def test_a_place_keeps_its_newest_questions_in_the_database_too(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.caching.meanings.ENTRIES", 5)
+    meanings = cache_of(door).semantic.meanings
+    for n in range(12):
+        meanings.add(bytes(32), bytes([n] * 32), vectors.direction([math.cos(n), math.sin(n)]), 60)
+        await meanings.tend()
+    names = await sync_to_async(lambda: sorted(KeptQuestion.objects.values_list("answer", flat=True)))()
+    assert [bytes.fromhex(name)[0] for name in names] == [7, 8, 9, 10, 11]
 
 
 async def test_the_questions_of_one_place_and_of_all_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +254,7 @@ async def test_the_questions_of_one_place_and_of_all_are_bounded(monkeypatch: py
     for n in range(3000):
         meanings.add(bytes([n % 7]), n.to_bytes(32, "big"), vectors.direction([math.cos(n), math.sin(n)]), 60)
     assert 50_000 < account.held <= 100_000
-    assert await meanings.nearest(bytes([2999 % 7]), vectors.direction([math.cos(2999), math.sin(2999)])) is not None
+    assert await meanings.nearest(bytes([2999 % 7]), vectors.direction([math.cos(2999), math.sin(2999)])) != []
 
 
 def test_the_nearest_of_a_thousand_is_found() -> None:
@@ -179,11 +267,11 @@ def test_the_nearest_of_a_thousand_is_found() -> None:
     for place in (0, 500, 999):
         near = [number + rng.gauss(0, 0.2) for number in among[place].numbers.tolist()]
         wanted = vectors.direction([number + rng.gauss(0, 0.01) for number in among[place].numbers.tolist()])
-        found_at = vectors.nearest(wanted, among)
-        assert found_at is not None
-        assert found_at[0] == place
-        assert found_at[1] == pytest.approx(wanted.similarity(among[place]))
-        assert vectors.direction(near).similarity(among[place]) < found_at[1]
+        [(at, similarity), *others] = vectors.nearest(wanted, among, 4)
+        assert at == place
+        assert similarity == pytest.approx(wanted.similarity(among[place]))
+        assert vectors.direction(near).similarity(among[place]) < similarity
+        assert [one for _, one in others] == sorted((one for _, one in others), reverse=True)
 
 
 def test_only_vectors_with_a_direction_are_compared() -> None:
@@ -196,7 +284,7 @@ def test_only_vectors_with_a_direction_are_compared() -> None:
     for data in (b"", b"abc", bytes(8), b"\xff" * 8, vectors.direction([1.0]).bytes() * 2):
         with pytest.raises(vectors.NoVector):
             vectors.from_bytes(data)
-    assert vectors.nearest(one, [vectors.direction([1.0, 0.0, 0.0])]) is None
+    assert vectors.nearest(one, [vectors.direction([1.0, 0.0, 0.0])]) == []
 
 
 @pytest.mark.django_db
