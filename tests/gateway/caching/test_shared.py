@@ -10,15 +10,17 @@ from typing import Any
 import httpx
 import pytest
 from asgiref.sync import sync_to_async
+from django.db import connections
 from django.test import override_settings
 
-from gateway.caching import kept, sql
+from gateway.caching import kept
 from gateway.caching.kept import Facts, Kept, frame, unframe
 from gateway.caching.redis import PREFIX, RedisStore
-from gateway.caching.sql import SqlStore
+from gateway.caching.sql import FAILURES, SqlStore
 from gateway.models import CachedAnswer
 from gateway.process import Memory
 from tests.gateway import golden, house
+from tests.gateway.caching.conftest import DATABASES
 from tests.gateway.house import Door
 from tests.gateway.limits.servers import RedisServer, redis_server
 from tests.scripted import ScriptedUpstream, json_answer
@@ -69,8 +71,20 @@ async def redis_door(
             yield door
 
 
+@pytest.fixture(params=DATABASES[:2])
+def migrated(request: pytest.FixtureRequest) -> None:
+    """SQLite, and PostgreSQL."""
+    request.getfixturevalue(request.param)
+
+
 @pytest.fixture
-async def sql_door(transactional_db: None, tmp_path: Path, scripted: ScriptedUpstream) -> AsyncIterator[Door]:
+async def sql(migrated: None) -> AsyncIterator[None]:
+    yield
+    await sync_to_async(connections.close_all)()
+
+
+@pytest.fixture
+async def sql_door(migrated: None, tmp_path: Path, scripted: ScriptedUpstream) -> AsyncIterator[Door]:
     async with house.open_house(lambda: configure(scripted), tmp_path) as door:
         yield door
 
@@ -216,10 +230,8 @@ async def direct(job: Any, *arguments: Any) -> Any:
     return await sync_to_async(job)(*arguments)
 
 
-async def test_the_table_is_bounded_and_pruned_a_little_at_a_time(
-    transactional_db: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sql, "PRUNE_ROWS", 20)
+async def test_the_table_is_bounded_and_pruned_a_little_at_a_time(sql: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.caching.sql.PRUNE_ROWS", 20)
     clock = [0.0]
     store = SqlStore(direct, lambda: clock[0], Memory(), capacity=100_000, wall=lambda: 1000.0 + clock[0])
     big = Kept(Facts(1000.0, "plain"), b"x" * 2000)
@@ -242,6 +254,18 @@ async def test_the_table_is_bounded_and_pruned_a_little_at_a_time(
     assert await count() == 0
 
 
+async def test_what_two_processes_write_at_once_is_kept_once_and_read_by_both(sql: None) -> None:
+    stores = [SqlStore(direct, time.monotonic, Memory(), capacity=10**9) for _ in range(2)]
+    names = [n.to_bytes(32, "big") for n in range(120)]
+    for store, order in zip(stores, (names, names[::-1]), strict=True):
+        for name in order:
+            store.put(name, ANSWER, 60)
+    await asyncio.gather(*(store.tend() for store in stores))
+    for store in stores:
+        assert await store.get(names) == [ANSWER] * len(names)
+    assert await sync_to_async(CachedAnswer.objects.count)() == len(names)
+
+
 async def test_without_the_database_a_read_is_a_miss_and_soon_is_not_tried() -> None:
     tries = 0
 
@@ -252,7 +276,7 @@ async def test_without_the_database_a_read_is_a_miss_and_soon_is_not_tried() -> 
 
     store = SqlStore(away, time.monotonic, Memory(), capacity=100)
     assert [await store.get([NAME]) for _ in range(10)] == [[None]] * 10
-    assert tries == sql.FAILURES
+    assert tries == FAILURES
 
 
 async def test_what_waits_for_being_written_is_bounded_and_stands_on_the_account(
