@@ -44,7 +44,7 @@ for module in list(sys.modules.values()):
 """
 
 
-def modules(folder: Path, code: str = START, **values: str) -> set[str]:
+def printed(folder: Path, code: str = START, **values: str) -> set[str]:
     given = environment(folder, {"AWS_LAMBDA_RUNTIME_API": "127.0.0.1:9", "AWS_REGION": "eu-west-1", **values})
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=given, capture_output=True, text=True, timeout=60, check=False
@@ -59,14 +59,14 @@ def under(names: set[str], found: set[str]) -> set[str]:
 
 
 def test_without_a_database_little_is_imported(tmp_path: Path) -> None:
-    found = modules(tmp_path)
+    found = printed(tmp_path)
     assert under(NEVER | WITHOUT_DATABASE, found) == set()
     assert {"gateway.pipeline", "gateway.endpoints.chat", "aiohttp"} <= found
     assert len(found) < 1200
 
 
 def test_no_class_of_ours_is_written_and_compiled_at_each_start(tmp_path: Path) -> None:
-    found = modules(tmp_path, CLASSES)
+    found = printed(tmp_path, CLASSES)
     assert "structlog.dev" in found
     assert under(OWN, found) == set()
 
@@ -74,9 +74,17 @@ def test_no_class_of_ours_is_written_and_compiled_at_each_start(tmp_path: Path) 
 @pytest.mark.parametrize("admin", ["0", "1"])
 def test_with_a_database_no_page_of_the_admin_is_imported_before_it_is_asked_for(tmp_path: Path, admin: str) -> None:
     values = production(DATABASE_URL="postgresql://nobody@127.0.0.1:9/none", GATEWAY_ADMIN=admin)
-    found = modules(tmp_path, **values)
+    found = printed(tmp_path, **values)
     assert under(NEVER | {"yaml", "sqlite3", "redis", "proxysite.chores"}, found) == set()
     assert len(found) < 1320
+
+
+def test_no_collection_of_garbage_runs_while_a_start_imports(tmp_path: Path) -> None:
+    code = (
+        "import gc\nseen = []\ngc.callbacks.append(lambda phase, info: seen.append(phase))\n"
+        "from proxysite.awslambda.__main__ import load\nload()\nprint(len(seen))"
+    )
+    assert printed(tmp_path, code) == {"0"}
 
 
 def test_the_certificates_are_read_once_and_a_context_of_aiohttps_own_would_believe_nobody() -> None:
