@@ -6,8 +6,12 @@ import pytest
 
 from tests import canaries
 from tests.gateway import house
+from tests.providers.conftest import fresh
+
+__all__ = ["fresh"]
 
 
+@pytest.mark.usefixtures("fresh")  # a catalog that still holds the token would have the log scrubbed of it
 @pytest.mark.parametrize("canary", [canaries.PROVIDER_TOKEN, canaries.PROMPT, f"... {canaries.ANSWER} ..."])
 def test_a_canary_in_any_section_is_found(canary: str) -> None:
     for name in ("Captured stdout call", "Captured stderr setup", "Captured log teardown"):
