@@ -5,7 +5,7 @@ import re
 import sqlite3
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 from tests.proxysite.commands import Running, manage, production
@@ -66,18 +66,22 @@ async def test_r22_a_chunked_body_without_end_is_cut_by_the_key_or_by_the_cap(tm
 async def test_r26_open_streams_of_the_gateway_are_finished_at_sigterm_and_each_has_its_row(tmp_path: Path) -> None:
     async with gateway(tmp_path) as (server, key):
         body = STREAM % (b"word " * 400)
+        begun = asyncio.Semaphore(0)
 
         async def stream() -> bytes:
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
             head = upload(key).replace(b"Transfer-Encoding: chunked", b"Content-Length: %d" % len(body))
             writer.write(head + body)
             raw = await reader.readuntil(b"data: ")
+            begun.release()
             raw += await rest(reader, 35)
             writer.close()
             return raw
 
         streams = [asyncio.create_task(stream()) for _ in range(50)]
-        await asyncio.sleep(0.3)
+        async with asyncio.timeout(30):
+            for _ in streams:
+                await begun.acquire()
         began = time.monotonic()
         assert await server.stop() == 0
         assert time.monotonic() - began < 35
@@ -85,5 +89,5 @@ async def test_r26_open_streams_of_the_gateway_are_finished_at_sigterm_and_each_
     for raw in bodies:
         assert raw.startswith(b"HTTP/1.1 200 OK\r\n")
         assert raw.count(b"data: [DONE]") + raw.count(b'"stream_interrupted"') == 1
-    with sqlite3.connect(tmp_path / "gateway.sqlite3") as database:
+    with closing(sqlite3.connect(tmp_path / "gateway.sqlite3")) as database:
         assert database.execute("SELECT count(*), count(DISTINCT id) FROM ledger_usagerecord").fetchone() == (50, 50)
