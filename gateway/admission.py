@@ -106,8 +106,9 @@ def within_scope(key: KeyCard, ask: Ask, receipt: Receipt) -> Ask:
         raise ScopeRefused(f"This key may not use the endpoint {ask.endpoint}.")
     if key.kind != SECRET:
         only_answers(key, ask)
-    if key.max_n is not None and ask.choices > key.max_n:
-        raise BadRequest(f"`n` may be at most {key.max_n} with this key.", param="n", code="invalid_value")
+    if key.max_n is not None and max(ask.choices, ask.drafts) > key.max_n:
+        name = "n" if ask.choices > key.max_n else "best_of"
+        raise BadRequest(f"`{name}` may be at most {key.max_n} with this key.", param=name, code="invalid_value")
     if key.max_tokens is not None and ask.max_tokens is not None and ask.max_tokens > key.max_tokens:
         raise BadRequest(
             f"An answer may have at most {key.max_tokens} tokens with this key.",

@@ -19,6 +19,7 @@ from gateway.pouring import Source
 MAX_DEPTH = 64
 MAX_MODEL_CHARS = 300
 MAX_END_USER_CHARS = 128
+MOST = 2**31 - 1  # tokens or choices: more is no number that anybody means
 # The field that bounds an answer; of a chat the newer one, which presets rename for providers that know the older.
 BOUND = {"chat.completions": "max_completion_tokens", "completions": "max_tokens"}
 TOKENS_PER_MESSAGE = 16  # what a provider's template may put around a message, at the most
@@ -37,16 +38,21 @@ class StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
+Choices = Annotated[int, msgspec.Meta(ge=1, le=MOST)]
+Tokens = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
+
+
 class Fields(msgspec.Struct):
     """The fields that we read; of the rest we know nothing. Names as in OpenAI's specification."""
 
     model: Annotated[str, msgspec.Meta(max_length=MAX_MODEL_CHARS)] | msgspec.UnsetType | None = msgspec.UNSET
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    max_tokens: Annotated[int, msgspec.Meta(ge=0)] | None = None
-    max_completion_tokens: Annotated[int, msgspec.Meta(ge=0)] | None = None
-    max_output_tokens: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    n: Choices | None = None
+    best_of: Choices | None = None
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
+    max_output_tokens: Tokens | None = None
     user: Any = None
     safety_identifier: Any = None
 
@@ -87,6 +93,7 @@ class Ask(msgspec.Struct, frozen=True):
     stream: bool = False
     wants_usage: bool = False
     choices: int = 1
+    drafts: int = 0  # of which a completion's choices are the best: `best_of`; 0 where the client names none
     end_user: str = ""  # as the client names its own user; at most 128 characters
     max_tokens: int | None = None  # of each choice, as the client bounds it
     method: str = "POST"
@@ -111,7 +118,15 @@ class Ask(msgspec.Struct, frozen=True):
         if not self.bound:
             return 0
         each = cap if self.max_tokens is None else self.max_tokens
-        return each * self.choices
+        return each * max(self.choices, self.drafts) * self.prompts
+
+    @property
+    def prompts(self) -> int:
+        """How many prompts a completion has, each of which is answered: a text or a list of tokens is one."""
+        raw = self.fields.get("prompt") if self.endpoint == "completions" else None
+        if raw is None or not bytes(raw).lstrip().startswith(b"["):
+            return 1
+        return max(1, sum(not isinstance(prompt, int) for prompt in msgspec.json.decode(raw)))
 
     def bounded(self, cap: int) -> "Ask":
         """The same request with an answer of at most `cap` tokens a choice, where the client has set no bound."""
@@ -180,7 +195,8 @@ def parse(body: bytes, *, endpoint: str, path: str, streams: bool, deployment: s
         stream=stream,
         wants_usage=bool(stream and options and options.include_usage),
         choices=fields.n or 1,
-        end_user=end_user(fields),
+        drafts=fields.best_of or 0,
+        end_user=end_user(fields.safety_identifier, fields.user),
         max_tokens=_larger(fields.max_tokens, fields.max_completion_tokens),
         bound=BOUND.get(endpoint, ""),
         ids=tuple(mentions.in_chat(raw, body)),
@@ -207,9 +223,10 @@ def read_object(body: bytes) -> dict[str, msgspec.Raw]:
     return raw
 
 
-def end_user(fields: Fields) -> str:
-    """https://platform.openai.com/docs/api-reference/chat/create: `safety_identifier` takes the place of `user`."""
-    for value in (fields.safety_identifier, fields.user):
+def end_user(*given: Any) -> str:
+    """The first that names one. https://platform.openai.com/docs/api-reference/chat/create: `safety_identifier` takes
+    the place of `user`."""
+    for value in given:
         if value:
             name = value if isinstance(value, str) else _encode(value).decode()
             return name[:MAX_END_USER_CHARS].replace("\0", "\N{REPLACEMENT CHARACTER}")  # PostgreSQL stores no NUL

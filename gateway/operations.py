@@ -13,7 +13,7 @@ from django.http import HttpRequest
 from msgspec.structs import replace
 
 from gateway import asks, heads, mentions, places
-from gateway.asks import MAX_MODEL_CHARS, Ask, Form
+from gateway.asks import MAX_MODEL_CHARS, MOST, Ask, Form
 from gateway.errors import BadRequest, NotFound, NoWebSocket
 from gateway.places import Place
 from gateway.requests import APIRequest
@@ -52,6 +52,9 @@ class Loose(msgspec.Struct):
 
     model: object = None
     stream: object = None
+    n: object = None
+    user: object = None
+    safety_identifier: object = None
 
 
 _loose = msgspec.json.Decoder(Loose)
@@ -118,8 +121,19 @@ def with_body(ask: Ask, body: bytes, content_type: str) -> Ask:
         model=model or "",
         names_model=model is not None,
         stream=loose.stream is True,
+        choices=_count(loose.n),
+        end_user=asks.end_user(*(name for name in (loose.safety_identifier, loose.user) if isinstance(name, str))),
         ids=(*ask.ids, *mentions.in_body(fields, body)),
     )
+
+
+def _count(value: object) -> int:
+    """How many answers are asked for; some servers take the number as a text."""
+    try:
+        count = int(value) if isinstance(value, int | float | str) else 1
+    except (ValueError, OverflowError):
+        return 1
+    return min(max(count, 1), MOST)
 
 
 def below_v1(scope: Mapping[str, Any]) -> str:

@@ -1,7 +1,9 @@
 """The money of a request before it is sent: its prices, the most that it can cost, and room for that in its budgets."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from functools import partial
 
 import msgspec
 
@@ -66,15 +68,25 @@ async def reserve(
         ask = ask.bounded(OUTPUT_CAP)
     # The bounds read the whole prompt: only where there is a price to put on them.
     if known:
-        tokens_in, tokens_out = ask.prompt_bound, ask.output_bound(OUTPUT_CAP)
+        worst = most(ask)
         for price in known:
-            amount = prices.worst(price, tokens_in, tokens_out)
+            amount = worst(price)
             if amount is not None and (bill.reserved is None or amount > bill.reserved):
                 bill.reserved = amount
     receipt.bill = bill
-    if cards and bill.reserved:
-        await _hold(cards, units_up(bill.reserved), bill, receipt)
+    if cards and bill.reserved is not None:
+        # Of sound and film nobody knows beforehand what they cost: something is held, so that a spent budget refuses
+        # them and their cost is taken from it.
+        amount = units_up(bill.reserved) or int(any(price.may_cost for price in known))
+        if amount:
+            await _hold(cards, amount, bill, receipt)
     return Terms(ask, tuple(payable))
+
+
+def most(ask: Ask) -> Callable[[Price], Decimal | None]:
+    """The most (USD) that the request can cost by a price, as far as it says; None where that is unknown."""
+    images = ask.choices if ask.endpoint == "images" else 0
+    return partial(prices.worst, tokens_in=ask.prompt_bound, tokens_out=ask.output_bound(OUTPUT_CAP), images=images)
 
 
 def budgets_of(key: KeyCard, config: Catalog) -> list[BudgetCard]:

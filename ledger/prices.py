@@ -48,6 +48,11 @@ class Price(msgspec.Struct, frozen=True):
         """Whether tokens without a rate are free, because something else is charged."""
         return self.request is not None or self.image is not None or self.second is not None
 
+    @property
+    def may_cost(self) -> bool:
+        """Whether anything that a call may use has a rate above 0."""
+        return any((self.dearest_in, self.dearest_out, self.request, self.image, self.second))
+
 
 def cost(usage: Usage, price: Price) -> Decimal | None:
     """Dollars, to 1e-10; None where the usage holds tokens that the price has no rate for."""
