@@ -1,5 +1,6 @@
 """What one request takes of its limits, and where they stand afterwards."""
 
+import hashlib
 import math
 from collections.abc import Callable
 from functools import lru_cache
@@ -13,6 +14,7 @@ from gateway.limits.gcra import Rate
 from providers.targets import AliasCard, KeyCard, Limits
 
 REQUESTS, TOKENS = "requests", "tokens"
+NAME_CHARS = 128  # of an end user, in the name of a bucket, which has 200
 SLOT_WAIT = 1.0  # seconds after which to ask again for a place; when one comes free nobody knows
 
 
@@ -124,7 +126,7 @@ def claim(
     if key.team is not None and key.team.limits:
         scopes.append((key.team.limits, "team:" + key.team.id, "team"))
     if end_user and key.end_user_limits:
-        scopes.append((key.end_user_limits, f"user:{key.principal}:{end_user}", "end user"))
+        scopes.append((key.end_user_limits, f"user:{key.principal}:{short(end_user)}", "end user"))
     if address and key.address_limits:
         scopes.append((key.address_limits, f"addr:{key.principal}:{address}", "address"))
     if alias.limits:
@@ -141,6 +143,11 @@ def claim(
             spent.append(Charge(name + ":t", minute, min(float(estimate), minute.burst), TOKENS, scope))
     made.charges += spent
     return made
+
+
+def short(name: str) -> str:
+    """A name that the column of buckets takes whole; a longer one is told from others by its digest."""
+    return name if len(name) <= NAME_CHARS else hashlib.blake2b(name.encode(), digest_size=20).hexdigest()
 
 
 @lru_cache(maxsize=10_000)

@@ -27,6 +27,8 @@ AT_ONCE = 50  # script calls in one round trip
 LEASE = 60.0  # seconds after which a place is free whose process has not renewed it
 RENEW = 20.0
 PREFIX = "gateway:{limits}:"  # the braces keep all keys on one node of a cluster
+# Apart from the buckets: an end user may be named so that its places would have the name of another one's bucket.
+PLACES = PREFIX + "places:"
 
 
 class Call(msgspec.Struct):
@@ -177,7 +179,7 @@ class RedisLimiter:
                     pipe.evalsha(scripts.SETTLE.sha, *_settling(settlement))
                 if renewing:
                     for bucket, holders in self._held.items():
-                        pipe.evalsha(scripts.RENEW.sha, 1, PREFIX + bucket, LEASE, *holders)
+                        pipe.evalsha(scripts.RENEW.sha, 1, PLACES + bucket, LEASE, *holders)
                 first = len(pipe)
                 for call in calls:
                     pipe.evalsha(scripts.TAKE.sha, *_taking(call.claim))
@@ -239,7 +241,7 @@ class RedisLimiter:
 
 def _taking(claim: Claim) -> list[Any]:
     """Number of keys, the keys, then: number of places, lease, holder, limits; interval, tolerance, burst, cost..."""
-    keys = [PREFIX + slot.bucket for slot in claim.slots] + [PREFIX + charge.bucket for charge in claim.charges]
+    keys = [PLACES + slot.bucket for slot in claim.slots] + [PREFIX + charge.bucket for charge in claim.charges]
     values: list[Any] = [len(claim.slots), LEASE, claim.holder, *(slot.limit for slot in claim.slots)]
     for charge in claim.charges:
         rate = charge.rate
@@ -252,6 +254,6 @@ def _taking(claim: Claim) -> list[Any]:
 
 def _settling(settlement: Settlement) -> list[Any]:
     places = sorted(settlement.places)
-    keys = [PREFIX + bucket for bucket in (*settlement.corrections, *(bucket for bucket, _ in places))]
+    keys = [*(PREFIX + bucket for bucket in settlement.corrections), *(PLACES + bucket for bucket, _ in places)]
     values = [*map(repr, settlement.corrections.values()), *(holder for _, holder in places)]
     return [len(keys), *keys, len(settlement.corrections), *values]

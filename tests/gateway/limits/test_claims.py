@@ -2,6 +2,7 @@ import pytest
 
 from gateway import asks
 from gateway.limits.claims import Claim, Estimates, Verdict, claim, duration, rates, standing
+from gateway.models import NAME
 from providers.targets import AliasCard, KeyCard, Limits, TeamCard
 
 
@@ -96,3 +97,15 @@ def test_without_a_bound_the_answer_is_as_long_as_the_answers_of_that_key_are() 
     estimates.learn(key(), 110)
     assert estimates.tokens(key(), free) == 9 + 20
     assert estimates.tokens(key(principal="other"), free) == 9 + 256
+
+
+def test_the_name_of_a_bucket_fits_its_column_whatever_an_issuer_calls_its_users() -> None:
+    every = Limits(rpm=60, tpm=1000, concurrency=2)
+    names = {
+        one.bucket
+        for user in ("x" * 200, "x" * 199 + "y")
+        for made in [claim(key(end_user_limits=every), AliasCard("a1", "fast"), user, "req_1", lambda: 1)]
+        for one in (*made.slots, *made.charges)
+    }
+    assert len(names) == 6
+    assert max(map(len, names)) <= NAME - len("k" * 40)

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from gateway.limits import gcra
-from gateway.limits.claims import Charge, Claim, Slot, Verdict
+from gateway.limits.claims import Charge, Claim, Slot, Verdict, claim
 from gateway.limits.redis import TIMEOUT, RedisLimiter
+from providers.targets import AliasCard, KeyCard, Limits
 from tests.gateway.limits import fleet
 from tests.gateway.limits.fleet import RATE, check, send_all
 from tests.gateway.limits.servers import RedisServer, redis_server
@@ -182,3 +183,17 @@ async def test_r44_a_server_whose_clock_is_set_back_blocks_nobody_for_longer_tha
     assert 0 < verdict.wait <= 0.11
     await asyncio.sleep(0.11)
     await server.tell("SET", "gateway:{limits}:key:k:r", str(time.time() + 3600))
+
+
+async def test_an_end_user_whose_name_ends_like_a_bucket_takes_no_place_in_another_ones(
+    four: list[RedisLimiter],
+) -> None:
+    every = Limits(rpm=600, concurrency=2)
+    card = KeyCard("k", "app", "p1", b"d", end_user_limits=every)
+    for number in range(8):
+        for name in ("ann", "ann:r"):
+            made = claim(card, AliasCard("a1", "fast"), name, f"req_{number}_{name}", lambda: 1)
+            assert (await four[number % 4].take(made)).refused is None
+            assert made.alone is None
+            four[number % 4].release(made)
+            await four[number % 4].flush()
