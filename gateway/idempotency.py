@@ -19,7 +19,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 from django.http import HttpResponse
 
-from gateway.errors import BadRequest, Conflict, GatewayError
+from gateway.errors import BadRequest, Conflict, GatewayError, Overloaded
 from gateway.models import KeyedRequest
 from gateway.process import Process
 from gateway.receipts import Call
@@ -47,7 +47,7 @@ class Stored(NamedTuple):
 
     status: int
     headers: list[list[str]]
-    sealed: str
+    body: bytes
     request_id: str
 
 
@@ -82,16 +82,11 @@ async def begin(call: Call, key: str, asked: Iterable[bytes]) -> "HttpResponse |
             f"The answer to this Idempotency-Key was too large to be kept; it was that of request {found.request_id}.",
             headers={"x-should-retry": "false"},
         )
-    return replay(row_id, found)
+    return replay(found)
 
 
-def replay(row_id: str, found: Stored) -> HttpResponse:
-    """Raises VaultError where the answer was sealed with a key that is gone."""
-    body, keys = b"", settings.GATEWAY_ENCRYPTION_KEYS
-    if found.sealed:
-        opened = vault.unseal(keys, found.sealed, row_id=row_id, origin=KeyedRequest.seal_origin)
-        body = base64.b64decode(opened.reveal())
-    response = HttpResponse(body, status=found.status)
+def replay(found: Stored) -> HttpResponse:
+    response = HttpResponse(found.body, status=found.status)
     for name, value in found.headers:
         response.headers[name] = value
     response.headers["idempotent-replayed"] = "true"
@@ -138,17 +133,29 @@ class Recording:
             self.headers = [[n.decode(), v.decode("latin-1")] for n, v in message["headers"] if n in KEPT_HEADERS]
         elif self.size <= MAX_BYTES and (part := message.get("body")):
             self.size += len(part)
-            self.parts.append(bytes(part))
-            if self.size > MAX_BYTES:
+            if self.size <= MAX_BYTES and self._has_room(len(part)):
+                self.parts.append(bytes(part))
+            else:
+                self.size = MAX_BYTES + 1
                 self.parts.clear()
+
+    def _has_room(self, size: int) -> bool:
+        """Whether the process may hold so many bytes more; it has them back when the call ends."""
+        try:
+            self.call.take(size)
+        except Overloaded:
+            return False
+        return True
 
     async def _end(self) -> None:
         """Before the client has the last of it: who has an answer gets the same one, who has an error may try anew."""
         if not 200 <= self.status < 300 or self.call.error is not None:
             self.over = await self._run(free, self.row_id, self.call.id)
         else:
-            stored = Stored(self.status if self.size <= MAX_BYTES else 0, self.headers, "", self.call.id)
-            self.over = await self._run(keep, self.row_id, stored, b"".join(self.parts))
+            status = self.status if self.size <= MAX_BYTES else 0
+            self.over = await self._run(
+                keep, self.row_id, Stored(status, self.headers, b"".join(self.parts), self.call.id)
+            )
 
     async def _run(self, job: Callable[..., None], *args: object) -> bool:
         assert self.call.process.sql is not None
@@ -194,13 +201,30 @@ def take(row_id: str, fingerprint: str, request_id: str) -> Stored | GatewayErro
             f"The request with this Idempotency-Key is still under way, as {row.request_id}.",
             headers={"retry-after": "1", "retry-after-ms": "500"},
         )
-    return Stored(row.status, row.headers, row.answer, row.request_id)
+    try:
+        return Stored(row.status, row.headers, opened(row), row.request_id)
+    except (vault.UnknownKeyId, vault.DoesNotDecrypt):
+        return Conflict(
+            f"The answer to this Idempotency-Key cannot be opened any more; it was that of request {row.request_id}.",
+            headers={"x-should-retry": "false"},
+        )
+    except vault.VaultError:
+        return Overloaded("The answer to this Idempotency-Key cannot be opened now.", retry_after=5)
 
 
-def keep(row_id: str, stored: Stored, body: bytes) -> None:
+def opened(row: KeyedRequest) -> bytes:
+    """Raises VaultError where the answer was sealed with a key that is gone. It may ask KMS, which blocks."""
+    if not row.answer:
+        return b""
+    keys = settings.GATEWAY_ENCRYPTION_KEYS
+    text = vault.unseal(keys, row.answer, row_id=row.id, origin=KeyedRequest.seal_origin)
+    return base64.b64decode(text.reveal())
+
+
+def keep(row_id: str, stored: Stored) -> None:
     sealed = ""
-    if stored.status and body:
-        text = base64.b64encode(body).decode()
+    if stored.status and stored.body:
+        text = base64.b64encode(stored.body).decode()
         sealed = vault.seal(settings.GATEWAY_ENCRYPTION_KEYS, text, row_id=row_id, origin=KeyedRequest.seal_origin)
     mine = KeyedRequest.objects.filter(pk=row_id, request_id=stored.request_id)
     mine.update(done=True, status=stored.status, headers=stored.headers, answer=sealed)

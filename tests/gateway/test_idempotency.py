@@ -9,9 +9,11 @@ import pytest
 from asgiref.sync import sync_to_async
 from django.core.management import call_command
 from django.utils import timezone
+from pytest_django import Settings
 
 from gateway import idempotency
 from gateway.models import KeyedRequest
+from providers import vault
 from tests.gateway import golden
 from tests.gateway.house import Door, eventually
 from tests.gateway.test_ephemeral_tokens import token_of
@@ -208,3 +210,51 @@ async def test_a_publishable_key_cannot_keep_answers_here(door: Door, scripted: 
     found = await post(door, await made(), APP, headers={"idempotency-key": "a"})
     assert (found.status_code, found.json()["error"]["param"]) == (400, "idempotency-key")
     assert scripted.requests == []
+
+
+async def test_an_answer_that_no_key_opens_any_more_is_told_so_and_not_asked_for_again(
+    door: Door, scripted: ScriptedUpstream, settings: Settings
+) -> None:
+    scripted.default = answer()
+    first = await ask(door)
+    settings.GATEWAY_ENCRYPTION_KEYS = {"other": bytes(range(32))}
+    found = await ask(door)
+    assert refusal(found) == (409, "idempotency_conflict")
+    assert found.headers["x-should-retry"] == "false"
+    assert first.headers["x-request-id"] in found.json()["error"]["message"]
+    assert len(scripted.requests) == 1
+
+
+async def test_an_answer_waits_for_a_key_service_that_is_away(
+    door: Door, scripted: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted.default = answer()
+    first = await ask(door)
+
+    def away(*_: Any, **__: Any) -> Any:
+        raise vault.VaultError("cannot be unwrapped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(vault, "unseal", away)
+        found = await ask(door)
+    assert (found.status_code, found.headers["retry-after"]) == (503, "5")
+    assert (await ask(door)).content == first.content
+    assert len(scripted.requests) == 1
+
+
+async def test_what_is_kept_of_an_answer_is_on_the_memory_account_and_makes_way_there(
+    door: Door, scripted: ScriptedUpstream
+) -> None:
+    scripted.default = answer("x" * 20_000)
+    process = door.engine.process
+    assert process is not None
+    process.memory.cap = 30_000  # the body of the answer is held once, and not once more
+    first = await ask(door)
+    assert SECRET not in first.text
+    assert first.json()["choices"][0]["message"]["content"] == "x" * 20_000
+    assert process.memory.held == 0
+    found = await ask(door)
+    assert refusal(found) == (409, "idempotency_conflict")
+    process.memory.cap = 100_000
+    assert (await ask(door, "k2")).content == (await ask(door, "k2")).content
+    assert process.memory.held == 0
