@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from providers import allowances
 from providers.managers import KeyRefused
-from providers.models import ClientKey, settings_of
+from providers.models import ClientKey, Issuer, settings_of
 
 
 class Rotation(msgspec.Struct, frozen=True):
@@ -35,6 +35,7 @@ def rotate(key_id: str, *, overlap: timedelta, compromised: bool = False, show: 
         if old.successor is None:
             _check(old, compromised=compromised)
             old.successor, token = _successor(old)
+            _lead_issuers(old.id, old.successor)
         _end(old, overlap=timedelta() if compromised else overlap, compromised=compromised)
         old.save()
         done = Rotation(old, old.successor, token)
@@ -60,6 +61,16 @@ def _successor(old: ClientKey) -> tuple[ClientKey, str]:
         principal=old.principal or old.id,
         source=old.source,
     )
+
+
+def _lead_issuers(old_id: str, successor: ClientKey) -> None:
+    """Tokens of the application's own users are worth the key that their issuer leads to: it must not end with it."""
+    for issuer in Issuer.objects.select_for_update():
+        profiles = {value: successor.id if key == old_id else key for value, key in issuer.profiles.items()}
+        if issuer.key_id == old_id or profiles != issuer.profiles:
+            issuer.key = successor if issuer.key_id == old_id else issuer.key
+            issuer.profiles = profiles
+            issuer.save()
 
 
 def _end(old: ClientKey, *, overlap: timedelta, compromised: bool) -> None:

@@ -4,6 +4,7 @@ import re
 from datetime import timedelta
 
 SPAN = re.compile(r"([1-9][0-9]{0,5})([smhdw])\Z")
+LONGEST = timedelta(days=36_525)  # beyond it a time from now on may have no date
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -12,4 +13,7 @@ def parse(text: str) -> timedelta:
     match = SPAN.match(text)
     if match is None:
         raise ValueError(f"{text} is no span of time: write a number and one of s, m, h, d, w, such as 30d.")
-    return timedelta(**{UNITS[match[2]]: int(match[1])})
+    span = timedelta(**{UNITS[match[2]]: int(match[1])})
+    if span > LONGEST:
+        raise ValueError(f"{text} is longer than {LONGEST.days} days, a hundred years.")
+    return span

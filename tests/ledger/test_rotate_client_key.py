@@ -15,7 +15,7 @@ from pytest_django import Settings
 from ledger.models import UsageRecord
 from providers import rotation
 from providers.cards import key_card
-from providers.models import ClientKey, Team
+from providers.models import ClientKey, Issuer, Team
 from providers.rotation import Rotation
 
 pytestmark = pytest.mark.django_db
@@ -178,3 +178,26 @@ def test_an_export_names_the_successor_for_both(old: ClientKey) -> None:
     call_command("export_config", stdout=out, stderr=err)
     assert "web-app:" in out.getvalue()
     assert err.getvalue() == ""
+
+
+def test_the_tokens_of_an_issuer_are_worth_the_successor_from_then_on(old: ClientKey) -> None:
+    other, _ = ClientKey.objects.mint("other")
+    common = {"audience": "app", "jwks_url": "https://id.example/jwks"}
+    Issuer.objects.create(name="one", issuer="https://one.example", key=old, **common)
+    Issuer.objects.create(
+        name="two", issuer="https://two.example", profile_claim="plan", profiles={"a": old.id, "b": other.id}, **common
+    )
+    said = run("rotate_client_key", old.id, "--compromised")
+    assert Issuer.objects.get(name="one").key_id == said["id"]
+    assert Issuer.objects.get(name="two").profiles == {"a": said["id"], "b": other.id}
+    assert Issuer.history.filter(actor="command:rotate_client_key").count() == 2
+
+
+def test_a_key_that_missed_the_deadline_of_its_pepper_works_no_more_and_is_not_stale(
+    old: ClientKey, settings: Settings
+) -> None:
+    settings.GATEWAY_KEY_PEPPERS = {"p9": bytes(range(32)), **settings.GATEWAY_KEY_PEPPERS}
+    assert [key["id"] for key in listed("--stale")] == [old.id]
+    ClientKey.objects.update(pepper_deadline=timezone.now() - timedelta(seconds=1))
+    assert listed("--stale") == []
+    assert [key["state"] for key in listed()] == ["expired"]

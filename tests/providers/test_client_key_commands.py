@@ -147,3 +147,36 @@ def test_a_revoked_key_stays_as_a_disabled_row() -> None:
 def test_an_id_that_nobody_has_cannot_be_revoked() -> None:
     with pytest.raises(CommandError, match="There is no client key with the id nobody"):
         run("revoke_client_key", "nobody")
+
+
+def test_a_dry_run_makes_no_key_and_says_why_it_cannot_be_made() -> None:
+    assert json.loads(run("create_client_key", "web", "--dry-run", "--json")) == {
+        "id": None,
+        "key": None,
+        "dry_run": True,
+    }
+    assert run("create_client_key", "web", "--rpm", "7", "--dry-run").startswith(
+        "Nothing was created. It may make 7 requests a minute"
+    )
+    with pytest.raises(CommandError, match="No key was created: there is no team named 'nobody'"):
+        run("create_client_key", "web", "--team", "nobody", "--dry-run")
+    assert not ClientKey.objects.exists()
+    assert not ClientKey.history.exists()
+
+
+def test_a_dry_run_revokes_nothing() -> None:
+    row, _ = ClientKey.objects.mint("web")
+    said = json.loads(run("revoke_client_key", row.id, "--dry-run", "--json"))
+    assert said == {"id": row.id, "enabled": True, "dry_run": True}
+    assert run("revoke_client_key", row.id, "--dry-run") == f"The key web ({row.id}) would be revoked.\n"
+    row.refresh_from_db()
+    assert row.enabled
+
+
+@pytest.mark.parametrize("span", ["999999w", "999999d"])
+def test_a_span_that_ends_after_the_calendar_is_refused(span: str, settings: Settings) -> None:
+    with pytest.raises(CommandError, match=f"--expires {span} is longer than 36525 days"):
+        run("create_client_key", "web", "--expires", span)
+    settings.GATEWAY_DEFAULT_EXPIRES = span
+    [error] = check_defaults()
+    assert span in error.msg

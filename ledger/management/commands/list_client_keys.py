@@ -8,7 +8,7 @@ from django.db.models import OuterRef, Q, QuerySet, Subquery
 from django.utils import timezone
 
 from ledger.models import UsageRecord
-from providers import peppers
+from providers import peppers, repepper
 from providers.models import ClientKey
 
 
@@ -45,8 +45,7 @@ def with_last_use() -> QuerySet[ClientKey]:
 
 
 def stale(rows: QuerySet[ClientKey]) -> QuerySet[ClientKey]:
-    now = timezone.now()
-    live = rows.filter(Q(expires_at=None) | Q(expires_at__gt=now), enabled=True)
+    live = rows.filter(pk__in=repepper.live().values("pk"))
     return live.filter(~Q(successor=None) | ~Q(pepper_id=peppers.primary()[0]))
 
 

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
+from django.db import transaction
 from django.utils import timezone
 
 from providers import allowances, newkeys
@@ -69,30 +70,25 @@ class Command(ActingCommand):
         parser.add_argument(
             "--existing-key-env", metavar="NAME", help="take over the key that this environment variable holds"
         )
+        parser.add_argument("--dry-run", action="store_true", help="only say what would be made, or why it cannot be")
         parser.add_argument("--json", action="store_true", help="print one JSON object with id and key")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        name, source = options["name"], options["existing_key_env"]
-        aliases = options["alias"] or ["*"]
+        source, dry_run = options["existing_key_env"], options["dry_run"]
         try:
             usual = newkeys.defaults()
         except ValueError as error:
             raise CommandError(f"No key was created: {error}") from None
-        expires_at = usual.ends_at() if options["expires"] is None else expiry(options["expires"])
-        given = {"rpm": usual.rpm, "budget": usual.budget, **allowed(options)}
         try:
-            if source and options["kind"] != allowances.SECRET:
-                raise KeyRefused("a publishable key is made here: its form says what it is")
-            if source:
-                token = existing_key(source)
-                row = ClientKey.objects.adopt(token, name=name, aliases=aliases, expires_at=expires_at, **given)
-            else:
-                row, token = ClientKey.objects.mint(
-                    name, aliases=aliases, expires_at=expires_at, kind=options["kind"], **given
-                )
+            with transaction.atomic():
+                row, token = made(usual, options)
+                transaction.set_rollback(dry_run)
         except KeyRefused as error:
             raise CommandError(f"No key was created: {error}.") from None
-        if options["json"]:
+        if dry_run:
+            said = {"id": None, "key": None, "dry_run": True}
+            self.stdout.write(json.dumps(said) if options["json"] else f"Nothing was created. {newkeys.described(row)}")
+        elif options["json"]:
             self.stdout.write(json.dumps({"id": row.id, "key": token}))
         elif source:
             self.stdout.write(f"The key in {source} is valid here from now on. Its id is {row.id}.")
@@ -114,6 +110,19 @@ def add_limits(parser: CommandParser) -> None:
         metavar="AMOUNT/PERIOD",
         help="US dollars a day, month or in total: 5.00/month; or none (default: GATEWAY_DEFAULT_BUDGET)",
     )
+
+
+def made(usual: newkeys.Defaults, options: dict[str, Any]) -> tuple[ClientKey, str]:
+    """The key's row and its token; raises KeyRefused, and CommandError for an option that says nothing."""
+    name, source, aliases = options["name"], options["existing_key_env"], options["alias"] or ["*"]
+    expires_at = usual.ends_at() if options["expires"] is None else expiry(options["expires"])
+    given = {"rpm": usual.rpm, "budget": usual.budget, **allowed(options)}
+    if source and options["kind"] != allowances.SECRET:
+        raise KeyRefused("a publishable key is made here: its form says what it is")
+    if not source:
+        return ClientKey.objects.mint(name, aliases=aliases, expires_at=expires_at, kind=options["kind"], **given)
+    token = existing_key(source)
+    return ClientKey.objects.adopt(token, name=name, aliases=aliases, expires_at=expires_at, **given), token
 
 
 def allowed(options: dict[str, Any]) -> dict[str, Any]:

@@ -14,15 +14,19 @@ class Command(ActingCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("id", help="the key's id, as create_client_key and the admin show it")
+        parser.add_argument("--dry-run", action="store_true", help="only say what would happen")
         parser.add_argument("--json", action="store_true", help="print one JSON object with id and enabled")
 
     def handle(self, *args: Any, **options: Any) -> None:
         row = ClientKey.objects.by_id(options["id"])
         if row is None:
             raise CommandError(f"There is no client key with the id {options['id']}.")
-        row.enabled = False
-        row.save(update_fields=["enabled", "updated_at"])
+        dry_run = options["dry_run"]
+        if not dry_run:
+            row.enabled = False
+            row.save(update_fields=["enabled", "updated_at"])
         if options["json"]:
-            self.stdout.write(json.dumps({"id": row.id, "enabled": row.enabled}))
+            said = {"id": row.id, "enabled": row.enabled}
+            self.stdout.write(json.dumps(said | {"dry_run": True} if dry_run else said))
         else:
-            self.stdout.write(f"The key {row.name} ({row.id}) is revoked.")
+            self.stdout.write(f"The key {row.name} ({row.id}) {'would be' if dry_run else 'is'} revoked.")
