@@ -358,7 +358,9 @@ class Engine:
 
     async def _adopt(self) -> None:
         assert self.journal is not None
-        await self.sql(paced, self.journal.adopt)
+        # A part at a time: what requests wait for comes in between.
+        while await self.sql(paced, self.journal.adopt, DRAIN_LINES):
+            pass
         await self.sql(self.observer.adopt)
 
     async def _lose(self) -> None:

@@ -68,6 +68,7 @@ def _errand_key(key: KeyCard, alias: str) -> KeyCard:
         endpoints=(),
         limits=_placeless(key.limits),
         end_user_limits=_placeless(key.end_user_limits),
+        address_limits=_placeless(key.address_limits),
         team=None if team is None else replace(team, limits=_placeless(team.limits)),
     )
 

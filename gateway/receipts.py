@@ -286,7 +286,10 @@ class Receipt(msgspec.Struct, eq=False):
         self.on_tick = None
         self.process.receipts.discard(self)
         for undo in reversed(self.give_back):
-            undo()
+            try:
+                undo()
+            except Exception:  # the row comes first
+                log.exception("not_given_back", request_id=self.call.id)
         if not self.admitted:
             self.bill.release()
             return

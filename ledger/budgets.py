@@ -94,6 +94,7 @@ class Budgets:
         self._beaten_at = float("-inf")
         self._beat_tried_at = float("-inf")
         self._swept_at = float("-inf")
+        self._over: list[str] = []  # leases out of which nothing is spent any more, to be ended
 
     @property
     def trusted(self) -> bool:
@@ -175,8 +176,8 @@ class Budgets:
             if purse.free > 0 and self.trusted:
                 await self._return(purse)
             elif not purse.holds and now - purse.used_at > CLOSED_SECONDS and drained_at > purse.used_at:
-                del self._purses[key]
-                await self._run(leases.close, purse.lease_id)
+                self._over.append(self._purses.pop(key).lease_id)
+        await self._end_leases()
         if now - self._swept_at >= BEAT_SECONDS:
             self._swept_at = now
             await self._run(leases.sweep)
@@ -185,13 +186,20 @@ class Budgets:
         """Before a pause, all rows being there: end the leases that no request needs, so that none lies frozen."""
         for key, purse in list(self._purses.items()):
             if not purse.holds and not purse.waiting:
-                del self._purses[key]
-                await self._run(leases.close, purse.lease_id)
+                self._over.append(self._purses.pop(key).lease_id)
+        await self._end_leases()
 
     async def close(self) -> None:
         """Return everything; what was settled and not drained is charged to the accounts alone when it is."""
         if self._beaten_at > float("-inf"):
             await self._run(leases.leave, self.holder_id)
+
+    async def _end_leases(self) -> None:
+        """Where the database is away they are ended the next time."""
+        for lease_id in tuple(self._over):
+            await self._run(leases.close, lease_id)
+            with suppress(ValueError):  # both who tend and who rest may have ended it
+                self._over.remove(lease_id)
 
     # --- one purse ---------------------------------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ class LogLines:
         """Nothing is waiting."""
         return 0
 
-    def adopt(self) -> int:
+    def adopt(self, limit: int) -> int:
         """Nothing is left behind."""
         return 0
 

@@ -9,8 +9,12 @@ from typing import Any
 import openai
 import pytest
 from asgiref.sync import sync_to_async
+from django.db import OperationalError
 
+from ledger import leases
+from ledger.budgets import Budgets
 from ledger.models import BudgetAccount, DailyRollup, Lease, PriceRow, UsageRecord
+from providers.targets import BudgetCard
 from tests.gateway import golden, house
 from tests.gateway.house import Door
 from tests.gateway.leaving import ASK, STREAM
@@ -164,3 +168,25 @@ async def test_what_is_unused_of_a_lease_goes_back_after_a_second(by_token: Door
     assert (await account()).reserved == (await sync_to_async(Lease.objects.get)()).amount > 0
     assert (await settled(by_token)).reserved == 0
     assert (await sync_to_async(UsageRecord.objects.get)()).cost == (await account()).spent
+
+
+async def test_a_lease_that_could_not_be_ended_is_ended_the_next_time(transactional_db: None) -> None:
+    now, away = [0.0], [True]
+
+    async def run(job: Any, *args: object) -> Any:
+        if job is leases.close and away[0]:
+            raise OperationalError
+        return await sync_to_async(job)(*args)
+
+    budgets = Budgets(run, lambda: now[0])
+    card = BudgetCard("key:k1", "key", Decimal(1), "total")
+    budgets.release(await budgets.take([card], "", 10**8, 0.0))
+    now[0] = 20.0
+    await budgets.tend(0.0)  # what is unused goes back
+    with pytest.raises(OperationalError):
+        await budgets.tend(19.0)
+    assert await sync_to_async(Lease.objects.count)() == 1
+    away[0] = False
+    await budgets.tend(19.0)
+    assert await sync_to_async(Lease.objects.count)() == 0
+    assert (await account()).reserved == 0

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from asgiref.sync import sync_to_async
 
 from gateway.process import Process
 from gateway.receipts import Receipt
@@ -229,3 +230,19 @@ async def test_a_receipt_that_is_settled_again_leaves_no_second_line(crowd: Crow
         await answer
     await crowd.is_settled({"error"})
     assert len(crowd.journal.settled) == 1
+
+
+async def test_what_cannot_be_given_back_keeps_no_row_from_being_written(
+    door: Door, scripted: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted.default = json_answer(golden.COMPLETION)
+    token = (await sync_to_async(house.client_key)("limited", concurrency=5))[1]
+
+    def fails(claim: object) -> None:
+        raise KeyError(claim)
+
+    monkeypatch.setattr(door.engine.limiter, "release", fails)
+    async with door.http() as http:
+        answer = await http.post("/chat/completions", json=ASK, headers={"authorization": f"Bearer {token}"})
+    assert answer.status_code == 200
+    assert [row.outcome for row in await door.rows(1)] == ["ok"]

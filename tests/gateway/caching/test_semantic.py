@@ -296,3 +296,10 @@ def test_an_alias_whose_embeddings_nobody_makes_is_named_by_the_check() -> None:
     assert "The alias fast" in warning.msg
     house.alias("embed")
     assert check_semantic_aliases(["default"]) == []
+
+
+async def test_the_place_of_an_address_is_that_of_its_errand_too(door: Door, scripted: ScriptedUpstream) -> None:
+    narrow = (await sync_to_async(client_key)("narrow", address_concurrency=1))[1]
+    async with door.http() as http:
+        await ask(http, PARIS, headers={"authorization": f"Bearer {narrow}"})
+    assert asked_of(scripted) == ["embedder", "gpt-4o"]
