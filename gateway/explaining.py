@@ -18,11 +18,11 @@ from gateway.breakers import Breakers, Watch
 from gateway.errors import BadRequest, ScopeRefused, Unauthorized
 from gateway.limits.claims import Claim, Estimates, Standing, Verdict, claim
 from gateway.receipts import Receipt
-from gateway.spending import OUTPUT_CAP, budgets_of
+from gateway.spending import OUTPUT_CAP, budgets_of, most
 from gateway.wayfinding import no_route, unknown_model
-from ledger import leases, prices
+from ledger import leases
 from ledger.budgets import place_of
-from ledger.money import ZERO, rounded
+from ledger.money import ZERO, rounded, text
 from ledger.pricebook import PriceBook
 from ledger.pricebook import Verdict as NoPrice
 from ledger.prices import Price
@@ -104,7 +104,7 @@ def said(case: Case, targets: Sequence[Target], book: PriceBook, estimates: Esti
             "most_in": ask.prompt_bound,
             "most_out": ask.output_bound(OUTPUT_CAP),
         },
-        "most_cost": str(max(worst)) if worst else None,
+        "most_cost": text(max(worst)) if worst else None,
     }
 
 
@@ -128,7 +128,7 @@ def routes(case: Case, targets: Sequence[Target], book: PriceBook, breakers: Bre
                 "why": why,
                 "breaker": None if breakers is None else breaker(watch, breakers.now()),
                 "price_source": known.source if known is not None else None,
-                "most_cost": None if amount is None else str(amount),
+                "most_cost": None if amount is None else text(amount),
             }
         )
     used = {target.provider.id for target in targets}
@@ -177,8 +177,8 @@ def budget(card: BudgetCard, spent: Decimal) -> dict[str, Any]:
     return {
         "of": card.scope.replace("_", " "),
         "period": card.period,
-        "amount": str(card.amount),
-        "spent": str(spent),
+        "amount": text(card.amount),
+        "spent": text(spent),
         "remaining": str(left),
     }
 
@@ -191,5 +191,5 @@ def price(case: Case, target: Target, book: PriceBook) -> Price | None:
 def _worst(case: Case, known: Price | None) -> Decimal | None:
     if known is None:
         return None
-    amount = prices.worst(known, case.ask.prompt_bound, case.ask.output_bound(OUTPUT_CAP))
+    amount = most(case.ask)(known)
     return None if amount is None else rounded(amount)

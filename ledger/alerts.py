@@ -10,7 +10,7 @@ from django.db.models import F, Q, Sum
 from django.db.models.functions import Now
 
 from ledger.models import Alert, BudgetAccount, UsageRecord
-from ledger.money import ZERO
+from ledger.money import ZERO, text
 
 CLAIM_SECONDS = 60  # after which an alert that was claimed and not sent is anyone's again
 TRIES = 10
@@ -32,7 +32,7 @@ def note(accounts: Iterable[BudgetAccount]) -> None:
         for percent in account.alert_at:
             if isinstance(percent, int) and spent * 100 >= amount * percent:
                 whose = f" of end user {account.subject}" if account.subject else ""
-                text = f"{percent}% of the budget {account.budget}{whose} is spent: {spent} of {amount} US dollars"
+                said = f"{percent}% of the budget {account.budget}{whose} is spent: {spent:f} of {amount:f} US dollars"
                 facts = {
                     "budget": account.budget,
                     "scope": account.scope,
@@ -40,10 +40,10 @@ def note(accounts: Iterable[BudgetAccount]) -> None:
                     "period": account.period,
                     "starts_on": account.starts_on.isoformat() if account.starts_on else None,
                     "percent": percent,
-                    "spent": str(spent),
-                    "amount": str(amount),
+                    "spent": text(spent),
+                    "amount": text(amount),
                 }
-                found.append(Alert(id=f"{account.id}:{percent}", kind="budget", text=text[:500], facts=facts))
+                found.append(Alert(id=f"{account.id}:{percent}", kind="budget", text=said[:500], facts=facts))
     if found:
         Alert.objects.bulk_create(found, ignore_conflicts=True)
 
@@ -58,8 +58,8 @@ def watch(limit: Velocity, now: float) -> None:
         Alert(
             id=f"velocity:{row['key_id']}:{window}",
             kind="velocity",
-            text=f"The key {row['key_id']} has spent {row['total']} US dollars in {limit.seconds} seconds",
-            facts={"key": row["key_id"], "spent": str(row["total"]), "seconds": limit.seconds},
+            text=f"The key {row['key_id']} has spent {row['total']:f} US dollars in {limit.seconds} seconds",
+            facts={"key": row["key_id"], "spent": text(row["total"]), "seconds": limit.seconds},
         )
         for row in fast
     ]

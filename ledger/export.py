@@ -4,10 +4,12 @@ import csv
 import json
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from django.db.models import QuerySet
 
+from ledger import money
 from ledger.models import UsageRecord
 
 COLUMNS = tuple(field.attname for field in UsageRecord._meta.concrete_fields)
@@ -39,6 +41,8 @@ def cell(value: Any) -> str:
         return value.isoformat()
     if isinstance(value, list | dict):
         return json.dumps(value, separators=(",", ":"))
+    if isinstance(value, Decimal):
+        return money.text(value)
     text = str(value)
     return "'" + text if isinstance(value, str) and text.startswith(FORMULA) else text
 

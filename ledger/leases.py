@@ -4,6 +4,7 @@ Whatever dies, `reserved` of an account is the sum of its leases, and `spent` th
 it. Everything blocks, and runs on the SQL thread. Units throughout (ledger.money).
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import date, timedelta
@@ -80,9 +81,9 @@ def _granted(place: AccountPlace, wanted: int, hoped: int, *, in_advance: bool) 
     values = [wanted, *for_waiting, *for_share, *for_waiting, *for_share]
     with connection.cursor() as cursor:
         cursor.execute(
-            f"UPDATE {table} SET amount = %s, granted = {grant}, reserved = reserved + {grant} "  # noqa: S608
-            "WHERE id = %s AND spent + reserved + %s <= %s RETURNING granted",
-            [place.amount, *values, *values, place.id, wanted, place.amount],
+            f"UPDATE {table} SET amount = %s, alert_at = %s, granted = {grant}, "  # noqa: S608
+            f"reserved = reserved + {grant} WHERE id = %s AND spent + reserved + %s <= %s RETURNING granted",
+            [place.amount, json.dumps(place.alert_at), *values, *values, place.id, wanted, place.amount],
         )
         found = cursor.fetchone()
     return None if found is None else int(found[0])

@@ -31,6 +31,11 @@ def dollars(count: int) -> Decimal:
     return amount.quantize(Decimal(1)) if isinstance(exponent, int) and exponent > 0 else amount
 
 
+def text(amount: Decimal) -> str:
+    """In figures: of a small amount `str` would make 1E-7."""
+    return f"{amount:f}"
+
+
 def rounded(amount: Decimal) -> Decimal:
     """The amount as SQL will give it back."""
     return dollars(units(amount))

@@ -11,7 +11,10 @@ def moment(text: str, *, now: datetime) -> datetime:
     """`2026-11-23`, `2026-11-23T10:00`, or an age such as `30d` or `12h`. Raises ValueError."""
     age = AGE.fullmatch(text)
     if age is not None:
-        return now - timedelta(**{UNITS[age[2]]: int(age[1])})
+        try:
+            return now - timedelta(**{UNITS[age[2]]: int(age[1])})
+        except OverflowError:
+            raise ValueError(f"{text} is before the calendar begins") from None
     try:
         found = datetime.fromisoformat(text)
     except ValueError:

@@ -77,11 +77,14 @@ def _batch(since: datetime, until: datetime, after: str) -> list[UsageRecord]:
 
 def _priced(row: UsageRecord, book: PriceBook, addresses: dict[str, str]) -> New | None:
     """The new cost and its source; None where it stays as it is, or no price is known now either."""
-    if row.price_source in AGREED or not row.sent or row.usage_source == "none":
+    if row.price_source in AGREED or not row.sent or row.usage_source == "cache":
         return None
+    is_measured = row.usage_source != "none"
+    if not is_measured and row.cost == ZERO:
+        return None  # refused, or nothing that is billed
     card = book.card(row.provider, addresses.get(row.provider, ""), row.upstream_model, row.alias, row.started_at)
     price = card.at(row.started_at.timestamp())
-    if price is None:
+    if price is None or not (is_measured or price.request is not None):
         return None
     amount = cost(Usage(**{name: getattr(row, name) for name in COUNTS}), price)
     return None if amount is None or (amount, price.source) == (row.cost, row.price_source) else (amount, price.source)

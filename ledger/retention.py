@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from django.db import transaction
@@ -21,7 +21,7 @@ def prune(before: datetime, *, rollups: bool = False) -> Iterator[int]:
     """
     yield from _batches(UsageRecord.objects.filter(started_at__lt=before))
     if rollups:
-        yield from _batches(DailyRollup.objects.filter(day__lt=before.date()))
+        yield from _batches(DailyRollup.objects.filter(day__lt=before.astimezone(UTC).date()))
 
 
 def _batches(rows: QuerySet[Any]) -> Iterator[int]:

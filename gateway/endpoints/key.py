@@ -16,7 +16,7 @@ from gateway.receipts import Call
 from ledger import leases
 from ledger.budgets import place_of
 from ledger.models import DailyRollup
-from ledger.money import ZERO
+from ledger.money import ZERO, text
 from providers.allowances import SECRET
 from providers.targets import AliasCard, BudgetCard, KeyCard, Limits
 
@@ -65,7 +65,7 @@ async def describe(call: Call, key: KeyCard) -> dict[str, Any]:
         "end_user_limits": _stated(key.end_user_limits),
         "end_user_budget": None
         if key.end_user_budget is None
-        else {"amount": str(key.end_user_budget.amount), "period": key.end_user_budget.period},
+        else {"amount": text(key.end_user_budget.amount), "period": key.end_user_budget.period},
     }
 
 
@@ -91,7 +91,7 @@ async def _end_user(call: Call, key: KeyCard, name: str) -> dict[str, Any]:
 def _used(key_id: str, end_user: str, day: date) -> dict[str, Any]:
     sums = {name: Sum(name, default=0) for name in ("requests", "tokens_in", "tokens_out")}
     found = DailyRollup.objects.filter(key_id=key_id, day=day, end_user=end_user).aggregate(**sums, cost=Sum("cost"))
-    return {**found, "cost": str(found["cost"] or ZERO)}
+    return {**found, "cost": text(found["cost"] or ZERO)}
 
 
 def _limits(call: Call, key: KeyCard) -> dict[str, Any]:
@@ -129,9 +129,9 @@ async def _budgets(call: Call, cards: Sequence[BudgetCard], subject: str = "") -
     return [
         {
             "period": card.period,
-            "amount": str(card.amount),
-            "spent": str(spent.get(place.id, ZERO)),
-            "remaining": str(max(ZERO, card.amount - spent.get(place.id, ZERO))),
+            "amount": text(card.amount),
+            "spent": text(spent.get(place.id, ZERO)),
+            "remaining": text(max(ZERO, card.amount - spent.get(place.id, ZERO))),
         }
         for card, place in zip(cards, places, strict=True)
     ]

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 
-from ledger.models import PriceRow
+from ledger.models import Alert, PriceRow
 from providers.models import Team
 from tests.gateway import golden, house
 from tests.scripted import ScriptedUpstream, json_answer
@@ -116,3 +117,25 @@ async def test_no_key_sees_nothing(door: house.Door) -> None:
     async with door.http() as http:
         answer = await http.get("/key", headers={"authorization": "Bearer sk-wrong-0123456789-abcdef"})
     assert answer.status_code == 401
+
+
+async def test_small_amounts_are_told_in_figures(
+    transactional_db: None, tmp_path: Path, scripted: ScriptedUpstream
+) -> None:
+    scripted.default = json_answer(golden.COMPLETION)
+
+    def configure() -> str:
+        house.alias("fast", (house.provider("lab", scripted.url + "/v1"), "gpt-4o"))
+        PriceRow.objects.create(provider="lab", request=Decimal("0.00000003"), starts_at="2020-01-01T00:00Z")
+        return house.client_key(budget="0.000001/total", budget_alerts=[1], may_explain=True)[1]
+
+    async with house.open_house(configure, tmp_path) as door, door.http() as http:
+        await http.post("/chat/completions", json=BODY)
+        await door.rows(1)
+        [budget] = (await asked(door))["budgets"]
+        explained = await http.post("/chat/completions", json=BODY, headers={"x-gateway-explain": "1"})
+        alert = await sync_to_async(Alert.objects.get)()
+    assert (budget["spent"], budget["remaining"]) == ("0.00000003", "0.00000097")
+    assert '"most_cost":"0.00000003"' in explained.text
+    assert (alert.facts["spent"], alert.facts["amount"]) == ("0.00000003", "0.000001")
+    assert "is spent: 0.00000003 of 0.000001 US dollars" in alert.text

@@ -15,12 +15,13 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db.models import Sum
 from django.utils import timezone
+from msgspec.structs import replace
 
 from ledger import budgets, drain, leases, rollups
 from ledger.entries import Settled
 from ledger.journal import Journal
 from ledger.leases import AccountPlace
-from ledger.models import BudgetAccount, DailyRollup, Lease, LeaseHolder, PriceRow, UsageRecord
+from ledger.models import Alert, BudgetAccount, DailyRollup, Lease, LeaseHolder, PriceRow, UsageRecord
 from ledger.money import units
 from providers.targets import BudgetCard
 
@@ -254,6 +255,56 @@ def test_export_usage_writes_a_line_a_row_and_no_formula(tmp_path: Path) -> None
     assert target.read_bytes().count(b"\r\n") == 2
     with pytest.raises(CommandError, match="cannot be written"):
         run("export_usage", "--output", str(target))
+
+
+def test_other_thresholds_hold_for_a_budget_that_has_begun() -> None:
+    taken("l1", units(D("0.05")))
+    later = budgets.place_of(replace(CARD, alert_at=(10, 50)), "", NOON.timestamp())
+    leases.take(later, "l1", "h1", units(D("0.10")), units(D("0.10")))
+    drain.store([entry("r1", "0.12", charges=[(place().id, "l1", units(D("0.12")))])])
+    assert [alert.facts["percent"] for alert in Alert.objects.all()] == [10]
+
+
+def test_reprice_charges_no_answer_from_the_cache_and_prices_what_costs_by_the_request() -> None:
+    by_request = {"usage_source": "none", "tokens_in": 0, "tokens_out": 0}
+    drain.store(
+        [
+            entry("stale", "0", usage_source="cache"),
+            entry("refused", "0", **by_request),
+            entry("unknown", None, **by_request),
+            entry("charged", "0.03", **by_request),
+            entry("by_token", None, upstream_model="other", **by_request),
+        ]
+    )
+    PriceRow.objects.create(model="gpt-4o", starts_at="2020-01-01T00:00Z", input="100", request="0.05")
+    PriceRow.objects.create(model="other", starts_at="2020-01-01T00:00Z", input="100")
+    run("reprice", "--since", "2026-05-04", "--until", "2026-05-05")
+    assert dict(UsageRecord.objects.values_list("id", "cost")) == {
+        "stale": D(0),
+        "refused": D(0),
+        "unknown": D("0.05"),
+        "charged": D("0.05"),
+        "by_token": None,
+    }
+
+
+def test_daily_totals_go_by_days_in_utc_whatever_the_time_is_written_in() -> None:
+    drain.store([entry("r1", at=datetime(2026, 5, 3, 23, tzinfo=UTC).timestamp())])
+    run("prune_usage", "--before", "2026-05-04T01:00+14:00", "--rollups")
+    assert DailyRollup.objects.count() == 1
+    run("prune_usage", "--before", "2026-05-03T14:00-10:00", "--rollups")
+    assert not DailyRollup.objects.exists()
+
+
+@pytest.mark.parametrize("age", ["999999d", "800000d"])
+def test_an_age_before_the_calendar_is_refused(age: str) -> None:
+    with pytest.raises(CommandError, match=f"{age} is before the calendar begins"):
+        run("prune_usage", "--before", age)
+
+
+def test_a_small_amount_is_exported_in_figures() -> None:
+    drain.store([entry("r1", "0.0000000003")])
+    assert ",0.0000000003,operator," in run("export_usage")
 
 
 @pytest.mark.postgres

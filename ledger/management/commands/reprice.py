@@ -8,6 +8,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
 from ledger.journal import PAUSE
+from ledger.money import text
 from ledger.periods import moment
 from ledger.pricing import Repriced, reprice
 
@@ -34,9 +35,9 @@ class Command(BaseCommand):
         report = {
             "rows": done.rows,
             "changed": done.changed,
-            "before": str(done.before),
-            "after": str(done.after),
+            "before": text(done.before),
+            "after": text(done.after),
             "dry_run": options["dry_run"],
         }
-        text = f"{done.changed} of {done.rows} rows: {done.before} US dollars before, {done.after} after."
-        self.stdout.write(json.dumps(report) if options["json"] else text)
+        told = f"{done.changed} of {done.rows} rows: {report['before']} US dollars before, {report['after']} after."
+        self.stdout.write(json.dumps(report) if options["json"] else told)
