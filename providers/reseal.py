@@ -69,7 +69,7 @@ def status() -> Status:
     """Try every sealed value."""
     found = Status()
     for column in columns():
-        for row in _rows(column, after=""):
+        for row in _rows(column, after="").iterator(chunk_size=BATCH):
             value = getattr(row, column.name)
             try:
                 found.counts[vault.key_id_of(value)] += 1

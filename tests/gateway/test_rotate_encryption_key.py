@@ -2,6 +2,7 @@
 
 import io
 import json
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -164,3 +165,19 @@ def test_a_process_of_an_older_version_says_nothing_and_counts_as_without_the_ke
     Store("older").beat("memory")
     with pytest.raises(CommandError, match="Nothing was sealed"):
         run("--rewrap")
+
+
+def test_what_is_sealed_is_counted_without_all_of_it_in_memory(
+    stored: list[Credential], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive, most = weakref.WeakSet[Credential](), [0]
+    real = reseal._open
+
+    def opened(row: Any, value: str) -> str:
+        alive.add(row)
+        most[0] = max(most[0], len(alive))
+        return real(row, value)
+
+    monkeypatch.setattr(reseal, "_open", opened)
+    assert reseal.status().counts.total() == len(stored) == 7
+    assert most[0] <= 2 * reseal.BATCH
