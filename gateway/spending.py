@@ -77,9 +77,9 @@ async def reserve(
     if cards and bill.reserved is not None:
         # Of sound and film nobody knows beforehand what they cost: something is held, so that a spent budget refuses
         # them and their cost is taken from it.
-        amount = units_up(bill.reserved) or int(any(price.may_cost for price in known))
-        if amount:
-            await _hold(cards, amount, bill, receipt)
+        held = units_up(bill.reserved) or int(any(price.may_cost for price in known))
+        if held:
+            await _hold(cards, held, bill, receipt)
     return Terms(ask, tuple(payable))
 
 

@@ -36,7 +36,8 @@ def costly(scripted: ScriptedUpstream, *, rates: dict[str, Any], **key: Any) -> 
 
 
 async def spent() -> Decimal:
-    return (await sync_to_async(BudgetAccount.objects.get)()).spent
+    found: Decimal = (await sync_to_async(BudgetAccount.objects.get)()).spent
+    return found
 
 
 async def test_pictures_are_set_aside_by_their_number_and_taken_from_the_budget(
@@ -61,8 +62,9 @@ async def test_sound_of_unknown_length_is_taken_from_the_budget_and_refused_once
     configure = costly(scripted, rates={"second": "0.001"}, budget="0.10/total")
     async with house.open_house(configure, tmp_path) as door, door.http() as http:
         for number, status in enumerate((200, 200, 429), 1):
-            files = {"file": ("a.wav", b"RIFF"), "model": (None, "fast")}
-            answer = await http.post("/audio/transcriptions", files=files)
+            answer = await http.post(
+                "/audio/transcriptions", files={"file": ("a.wav", b"RIFF")}, data={"model": "fast"}
+            )
             assert answer.status_code == status
             rows = await door.rows(min(number, 2))
         assert [(row.cost, row.accounts != []) for row in rows] == [(D("0.06"), True)] * 2

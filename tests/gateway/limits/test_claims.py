@@ -101,11 +101,10 @@ def test_without_a_bound_the_answer_is_as_long_as_the_answers_of_that_key_are() 
 
 def test_the_name_of_a_bucket_fits_its_column_whatever_an_issuer_calls_its_users() -> None:
     every = Limits(rpm=60, tpm=1000, concurrency=2)
-    names = {
-        one.bucket
+    made = [
+        claim(key(end_user_limits=every), AliasCard("a1", "fast"), user, "req_1", lambda: 1)
         for user in ("x" * 200, "x" * 199 + "y")
-        for made in [claim(key(end_user_limits=every), AliasCard("a1", "fast"), user, "req_1", lambda: 1)]
-        for one in (*made.slots, *made.charges)
-    }
+    ]
+    names = {slot.bucket for one in made for slot in one.slots} | {name for one in made for name, _ in buckets(one)}
     assert len(names) == 6
     assert max(map(len, names)) <= NAME - len("k" * 40)
