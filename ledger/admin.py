@@ -177,7 +177,7 @@ class UsageRecordAdmin(_ModelAdmin):
 
     @admin.action(description="Export the selected rows as CSV", permissions=["view"])
     def export_csv(self, request: HttpRequest, queryset: QuerySet[UsageRecord]) -> StreamingHttpResponse:
-        answer = StreamingHttpResponse(export.lines(queryset), content_type="text/csv; charset=utf-8")
+        answer = StreamingHttpResponse(export.pieces(queryset), content_type="text/csv; charset=utf-8")
         answer.headers["content-disposition"] = 'attachment; filename="usage.csv"'
         return answer
 

@@ -2,11 +2,13 @@
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import datetime
 from decimal import Decimal
+from itertools import islice
 from typing import Any
 
+from asgiref.sync import sync_to_async
 from django.db.models import QuerySet
 
 from ledger import money
@@ -31,6 +33,13 @@ def lines(rows: QuerySet[UsageRecord]) -> Iterator[str]:
     yield writer.writerow(COLUMNS)
     for values in rows.values_list(*COLUMNS).iterator(chunk_size=PIECE):
         yield writer.writerow(map(cell, values))
+
+
+async def pieces(rows: QuerySet[UsageRecord]) -> AsyncIterator[str]:
+    """The same, some lines at once, for an asynchronous response: a plain iterator it would read to its end first."""
+    found = lines(rows)
+    while piece := await sync_to_async(lambda: "".join(islice(found, PIECE)))():
+        yield piece
 
 
 def cell(value: Any) -> str:

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
 from django.contrib.contenttypes.models import ContentType
-from django.test import Client
+from django.test import AsyncClient, Client
 
 from ledger import admin as ledger_admin
+from ledger import export
 from ledger.models import UsageRecord
 from providers.models import ClientKey, ModelAlias
 
@@ -117,3 +120,21 @@ def test_nobody_adds_changes_or_deletes_a_row(operator: Client) -> None:
     assert operator.post(f"{LIST}r1/change/", {"outcome": "lost"}).status_code == 403
     operator.post(LIST, {"action": "delete_selected", "_selected_action": "r1", "post": "yes"})
     assert UsageRecord.objects.get().outcome == "ok"
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_any_number_of_rows_is_exported_a_piece_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def made() -> User:
+        for number in range(5):
+            record(f"r{number}", cost=Decimal("0.0000001"))
+        return User.objects.create_superuser("operator")
+
+    monkeypatch.setattr(export, "PIECE", 2)
+    client = AsyncClient()
+    await client.aforce_login(await sync_to_async(made)())
+    asked = {"action": "export_csv", "select_across": "1", "_selected_action": ["r0"]}
+    response = await client.post(LIST, asked)
+    assert response["content-disposition"] == 'attachment; filename="usage.csv"'
+    pieces = [piece.decode() async for piece in response]
+    assert [piece.count("\r\n") for piece in pieces] == [2, 2, 2]
+    assert "".join(pieces).count(",0.0000001,") == 5
