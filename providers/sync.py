@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+from django.db.models import Q
+from django.utils import timezone
 
 from providers import allowances
 from providers.configfile import AliasEntry, Configuration, KeyEntry, ProviderEntry, defaults
@@ -68,7 +70,10 @@ class Rows:
         self.keys: dict[str, ClientKey] = {}
         self.ambiguous_keys: set[str] = set()
         # A key that was rotated has the name of its successor, which holds the settings from then on.
-        for row in ClientKey.objects.filter(successor=None).select_related("team").order_by("created_at", "id"):
+        # One that was revoked is gone for good: a file that still names it makes no live key of it again.
+        revoked = Q(enabled=False, expires_at__lte=timezone.now())
+        rows = ClientKey.objects.filter(~revoked, successor=None).select_related("team")
+        for row in rows.order_by("created_at", "id"):
             if row.name in self.keys:
                 self.ambiguous_keys.add(row.name)
             self.keys[row.name] = row

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import yaml
 from django.core.management import CommandError, call_command
 from pytest_django import Settings
 
+from providers.cards import key_card
 from providers.models import ClientKey, Credential, ModelAlias, Provider, Route
 
 pytestmark = pytest.mark.django_db
@@ -229,3 +231,19 @@ def test_a_faulty_file_is_refused_with_its_paths(command: str, tmp_path: Path) -
     with pytest.raises(CommandError, match="cannot be read"):
         run(command, tmp_path / "missing.yaml")
     assert counts() == [0, 0, 0, 0, 0]
+
+
+def test_a_revoked_key_stays_revoked_though_the_file_names_it(file: Path) -> None:
+    old, _ = ClientKey.objects.mint("web-app", aliases=["fast"])
+    run("import_config", file, "--adopt")
+    run("revoke_client_key", old.id)
+    said = run("import_config", file)
+    assert "! keys.web-app: no such key yet: make it with create_client_key" in said
+    old.refresh_from_db()
+    assert not key_card(old).is_live(time.time())
+    assert "web-app" not in run("export_config")
+    run("create_client_key", "web-app")
+    assert "keys.web-app" in run("import_config", file, "--adopt")
+    new = ClientKey.objects.exclude(pk=old.pk).get()
+    assert (new.aliases, new.source) == (["fast"], "file")
+    assert diff(file) == ""

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
+from django.utils import timezone
 
 from providers.audit import ActingCommand
 from providers.models import ClientKey
@@ -23,8 +24,9 @@ class Command(ActingCommand):
             raise CommandError(f"There is no client key with the id {options['id']}.")
         dry_run = options["dry_run"]
         if not dry_run:
-            row.enabled = False
-            row.save(update_fields=["enabled", "updated_at"])
+            # It has expired besides, so that enabling it alone does not bring it back.
+            row.enabled, row.expires_at = False, min(filter(None, (row.expires_at, timezone.now())))
+            row.save(update_fields=["enabled", "expires_at", "updated_at"])
         if options["json"]:
             said = {"id": row.id, "enabled": row.enabled}
             self.stdout.write(json.dumps(said | {"dry_run": True} if dry_run else said))
