@@ -24,6 +24,7 @@ log = structlog.get_logger("gateway")
 
 SECONDS = 10.0
 WATCH_SECONDS = 60.0
+MAX_POSTED = 1000
 HEADERS = [("content-type", "application/json"), ("accept-encoding", "identity"), ("user-agent", "llm-gateway")]
 VELOCITY = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)/([0-9]{1,4})(m|h)")
 Sql = Callable[..., Awaitable[Any]]
@@ -57,6 +58,7 @@ class Herald:
         self._channels = channels
         self._wall = wall
         self._watched_at = 0.0
+        self._posted: set[str] = set()  # ids of alerts that the webhook has taken and no mail server yet
 
     async def tell(self) -> None:
         channels, now = self._channels, self._wall()
@@ -65,6 +67,8 @@ class Herald:
             await self._sql(alerts.watch, channels.velocity, now)
         if not channels.webhook and not channels.emails:
             return
+        if len(self._posted) > MAX_POSTED:
+            self._posted.clear()
         for alert in await self._sql(alerts.claim):
             if await self._tell(alert):
                 await self._sql(alerts.told, alert.id)
@@ -72,8 +76,9 @@ class Herald:
     async def _tell(self, alert: Alert) -> bool:
         try:
             async with asyncio.timeout(SECONDS):
-                if self._channels.webhook:
+                if self._channels.webhook and alert.id not in self._posted:
                     await self._post(msgspec.json.encode(alerts.payload(alert)))
+                    self._posted.add(alert.id)
                 if self._channels.emails:
                     await asyncio.to_thread(
                         send_mail, f"LLM gateway: {alert.kind} alert", alert.text, None, list(self._channels.emails)
@@ -81,6 +86,7 @@ class Herald:
         except Exception as error:  # of whichever kind: it is tried again
             log.warning("alert_not_told", alert=alert.id, error=type(error).__name__)
             return False
+        self._posted.discard(alert.id)
         log.info("alert_told", alert=alert.id)
         return True
 

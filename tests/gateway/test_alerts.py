@@ -138,3 +138,35 @@ def test_a_velocity_is_dollars_in_a_time() -> None:
     for wrong in ("5", "5/m", "0/1m", "5/0m", "-1/1m", "5/1d"):
         with pytest.raises(ValueError, match="no spending in a time"):
             velocity(wrong)
+
+
+async def test_a_mail_server_that_is_away_has_the_webhook_told_once(
+    alarmed: Door, scripted: ScriptedUpstream, ear: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted.default = json_answer(golden.COMPLETION)
+
+    def away(*_: Any) -> None:
+        raise ConnectionRefusedError
+
+    async def tries() -> int:
+        found = await sync_to_async(Alert.objects.first)()
+        return found.tries if found else 0
+
+    async def as_a_minute_later() -> None:
+        await sync_to_async(Alert.objects.update)(claimed_at="2020-01-01T00:00Z")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gateway.alerts.send_mail", away)
+        async with alarmed.http() as http:
+            for _ in range(2):
+                assert (await http.post("/chat/completions", json=ASK)).status_code == 200
+        while not await tries():
+            await asyncio.sleep(0.05)
+        await as_a_minute_later()
+        while await tries() < 2:
+            await asyncio.sleep(0.05)
+    await as_a_minute_later()
+    [alert] = await told(1)
+    assert alert.tries >= 2
+    assert [request.json()["id"] for request in ear.requests] == [alert.id]
+    assert [message.body for message in mail.outbox] == [alert.text]
