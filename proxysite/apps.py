@@ -12,3 +12,4 @@ class ProxysiteConfig(AppConfig):
     def ready(self) -> None:
         register(checks.check_secrets, Tags.security)
         register(checks.check_database, Tags.security)
+        register(checks.check_alerts, Tags.security)

@@ -19,3 +19,9 @@ def check_database(**_: Any) -> list[CheckMessage]:
     """proxysite.E002: a database that the place where the program runs does not keep."""
     found = start.database_problems()
     return [Error(f"{problem.name} {problem.wrong}.", hint=problem.hint, id="proxysite.E002") for problem in found]
+
+
+def check_alerts(**_: Any) -> list[CheckMessage]:
+    """proxysite.E003: alerts that could never be raised."""
+    found = start.alert_problems()
+    return [Error(f"{problem.name} {problem.wrong}.", hint=problem.hint, id="proxysite.E003") for problem in found]

@@ -13,7 +13,8 @@ def problems() -> tuple[Problem, ...]:
     """None in development, whose own warnings say it."""
     if settings.DEBUG:
         return ()
-    return (*settings.SECRETS.problems, *database_problems(), *capture_problems(), *configuration_problems())
+    secrets = settings.SECRETS.problems
+    return (*secrets, *database_problems(), *alert_problems(), *capture_problems(), *configuration_problems())
 
 
 def database_problems() -> tuple[Problem, ...]:
@@ -21,6 +22,19 @@ def database_problems() -> tuple[Problem, ...]:
     if settings.ON_LAMBDA and settings.DATABASES["default"]["ENGINE"] == SQLITE:
         hint = "Name a PostgreSQL database, or leave it out: the stateless mode needs none."
         return (Problem("DATABASE_URL", "is a SQLite file, which AWS Lambda does not keep", hint),)
+    return ()
+
+
+def alert_problems() -> tuple[Problem, ...]:
+    """A threshold that cannot be read would be found by no spending."""
+    if not settings.GATEWAY_ALERT_VELOCITY:
+        return ()
+    from gateway.alerts import velocity
+
+    try:
+        velocity(settings.GATEWAY_ALERT_VELOCITY)
+    except ValueError as error:
+        return (Problem("GATEWAY_ALERT_VELOCITY", f"is not usable: {error}", "An amount and a time: 5.00/10m."),)
     return ()
 
 
