@@ -134,7 +134,10 @@ def beat(holder_id: str, *, seconds: int = 0) -> bool:
     seen_at = ExpressionWrapper(Now() + timedelta(seconds=seconds), DateTimeField())
     if LeaseHolder.objects.filter(pk=holder_id).update(seen_at=seen_at):
         return True
-    LeaseHolder.objects.bulk_create([LeaseHolder(id=holder_id, seen_at=seen_at)], ignore_conflicts=True)
+    with transaction.atomic():
+        # What was taken between the sweep and now: the holder begins anew and will not come back to it.
+        _return_all(holder_id)
+        LeaseHolder.objects.bulk_create([LeaseHolder(id=holder_id, seen_at=seen_at)], ignore_conflicts=True)
     return False
 
 

@@ -139,6 +139,17 @@ def test_the_lease_of_a_dead_process_is_swept_once_and_its_rows_are_spent_all_th
     assert leases.beat("h1") is True
 
 
+def test_what_a_swept_process_took_before_it_knew_is_returned_when_it_begins_anew() -> None:
+    taken("l1", DOLLAR // 2)
+    LeaseHolder.objects.update(seen_at=timezone.now() - timedelta(seconds=61))
+    assert leases.sweep() == 1
+    leases.take(place(), "l1", "h1", DOLLAR // 4, DOLLAR // 4)
+    assert account().reserved == D("0.25")
+    assert not leases.beat("h1")
+    assert (account().reserved, Lease.objects.count()) == (0, 0)
+    assert leases.beat("h1")
+
+
 def test_what_is_given_back_and_what_is_left_at_the_end_is_there_for_others() -> None:
     taken("l1", units(D("0.05")))
     leases.give(place().id, "l1", units(D("0.02")))
