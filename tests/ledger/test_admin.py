@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
 from django.contrib.contenttypes.models import ContentType
+from django.http import StreamingHttpResponse
 from django.test import AsyncClient, Client
 
 from ledger import admin as ledger_admin
@@ -135,6 +136,6 @@ async def test_any_number_of_rows_is_exported_a_piece_at_a_time(monkeypatch: pyt
     asked = {"action": "export_csv", "select_across": "1", "_selected_action": ["r0"]}
     response = await client.post(LIST, asked)
     assert response["content-disposition"] == 'attachment; filename="usage.csv"'
-    pieces = [piece.decode() async for piece in response]
+    pieces = [piece.decode() async for piece in cast("StreamingHttpResponse", response)]
     assert [piece.count("\r\n") for piece in pieces] == [2, 2, 2]
     assert "".join(pieces).count(",0.0000001,") == 5
