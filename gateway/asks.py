@@ -140,6 +140,11 @@ class Ask(msgspec.Struct, frozen=True):
         return self if end_user == self.end_user else replace(self, end_user=end_user)
 
     @property
+    def is_background(self) -> bool:
+        """Whether the provider answers at once and works on, and goes on when nobody listens any more."""
+        return self.form is Form.RESPONSES and bytes(self.fields.get("background", b"")) == b"true"
+
+    @property
     def wants_base64(self) -> bool:
         """Whether vectors are to come as base64. OpenAI's libraries ask for that unless their user does for floats."""
         return bytes(self.fields.get("encoding_format", b"")) == _BASE64
@@ -197,7 +202,7 @@ def parse(body: bytes, *, endpoint: str, path: str, streams: bool, deployment: s
         choices=fields.n or 1,
         drafts=fields.best_of or 0,
         end_user=end_user(fields.safety_identifier, fields.user),
-        max_tokens=_larger(fields.max_tokens, fields.max_completion_tokens),
+        max_tokens=_max_tokens(fields, endpoint),
         bound=BOUND.get(endpoint, ""),
         ids=tuple(mentions.in_chat(raw, body)),
     )
@@ -233,10 +238,12 @@ def end_user(*given: Any) -> str:
     return ""
 
 
-def _larger(one: int | None, other: int | None) -> int | None:
-    if one is None or other is None:
-        return one if other is None else other
-    return max(one, other)
+def _max_tokens(fields: Fields, endpoint: str) -> int | None:
+    """What bounds the answer: a chat knows both fields, and of the two the larger one counts."""
+    if endpoint not in BOUND:
+        return None
+    known = [fields.max_tokens, *([fields.max_completion_tokens] if endpoint == "chat.completions" else [])]
+    return max((bound for bound in known if bound is not None), default=None)
 
 
 def _decode(body: bytes) -> dict[str, msgspec.Raw]:

@@ -39,6 +39,7 @@ FAMILIES = {
     "audio/speech": "audio.speech",
     "audio/transcriptions": "audio.transcriptions",
     "audio/translations": "audio.translations",
+    "messages/batches": "batches",
     "models": "fine_tuning",  # only to delete one: the list is made here
     "organization": "organization",
     "projects": "organization",
@@ -79,7 +80,7 @@ class Operation(msgspec.Struct, frozen=True):
             model="",
             fields={},
             size=len(request.body),
-            form=FORMS.get(name, Form.PLAIN),
+            form=Form.MESSAGES if path.startswith("/messages/") else FORMS.get(name, Form.PLAIN),
             stream="stream=true" in scope.get("query_string", b"").decode("latin-1").split("&"),
             method=method,
             query=query(request, place),

@@ -216,3 +216,25 @@ async def test_the_models_have_the_shape_of_whoever_asks(claude: Door, scripted:
     assert one.id == "claude"
     async with claude.client() as other:
         assert {model.object async for model in other.models.list()} == {"model"}
+
+
+async def test_a_batch_names_its_models_where_nobody_looks_and_wants_a_key_that_may_use_all_of_them(
+    claude: Door, scripted: ScriptedUpstream
+) -> None:
+    scripted.default = json_answer({"id": "msgbatch_1", "type": "message_batch", "processing_status": "in_progress"})
+    body = {"requests": [{"custom_id": "1", "params": {**ASK, "model": "claude-opus-4-5"}}]}
+    statuses = []
+    for provider, given in (
+        ("anthropic", {"aliases": ["claude"]}),
+        ("anthropic", {"endpoints": ["messages"]}),
+        ("anthropic", {"endpoints": ["batches"]}),
+        ("other", {}),
+    ):
+        token = (await sync_to_async(client_key)("narrow", **given, default_provider=provider))[1]
+        async with claude.http() as http:
+            http.headers["authorization"] = f"Bearer {token}"
+            statuses.append((await http.post("/messages/batches", json=body, headers=HEAD)).status_code)
+    assert statuses == [403, 403, 200, 200]
+    targets = [request.target for request in scripted.requests]
+    assert targets == ["/v1/messages/batches", "/anthropic/v1/messages/batches"]
+    assert [row.endpoint for row in await claude.rows(2)] == ["batches"] * 2

@@ -1,5 +1,6 @@
 """Budgets and caps where one call is many answers, or where nobody knows beforehand what it costs."""
 
+import json
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -11,7 +12,7 @@ from asgiref.sync import sync_to_async
 from ledger.models import BudgetAccount, PriceRow
 from tests.gateway import golden, house
 from tests.gateway.leaving import ASK
-from tests.scripted import ScriptedUpstream, json_answer
+from tests.scripted import RESET, SSE_HEADERS, Chunk, ScriptedUpstream, Step, head, json_answer
 
 D = Decimal
 TEXT = {
@@ -164,3 +165,46 @@ async def test_s39_a_number_that_nobody_means_is_refused_by_its_name(
             assert answer.status_code == 400
             assert field in answer.text
     assert scripted.requests == []
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_a_response_in_the_background_is_charged_the_most_that_it_can_cost(
+    transactional_db: None, tmp_path: Path, scripted: ScriptedUpstream, streams: bool
+) -> None:
+    queued: dict[str, Any] = {"id": "resp_1", "object": "response", "status": "queued", "output": [], "usage": None}
+    created = b"event: response.created\ndata: " + json.dumps({"type": "response.created", "response": queued}).encode()
+    stream: list[Step] = [head(200, {**SSE_HEADERS, "transfer-encoding": "chunked"}), Chunk(created + b"\n\n"), RESET]
+    scripted.default = stream if streams else json_answer(queued)
+    configure = costly(scripted, rates={"input": "0", "output": "1000"}, budget="0.10/total")
+    async with house.open_house(configure, tmp_path) as door, door.http() as http:
+        body = {"model": "fast", "input": "a", "background": True, "max_output_tokens": 50, "stream": streams}
+        answers = [(await http.post("/responses", json=body)).status_code for _ in range(3)]
+        rows = await door.rows(2)
+        assert answers == [200, 200, 429]
+        assert [(row.cost, row.price_source) for row in rows] == [(D("0.05"), "reservation")] * 2
+        assert await spent() == D("0.10")
+
+
+async def test_one_whose_usage_is_told_costs_that(
+    transactional_db: None, tmp_path: Path, scripted: ScriptedUpstream
+) -> None:
+    usage = {"input_tokens": 5, "output_tokens": 10, "total_tokens": 15}
+    scripted.enqueue(json_answer({"id": "resp_1", "object": "response", "output": [], "usage": usage}))
+    scripted.enqueue(json_answer({"error": {"message": "no"}}, 400))
+    configure = costly(scripted, rates={"input": "0", "output": "1000"}, budget="1/total")
+    async with house.open_house(configure, tmp_path) as door, door.http() as http:
+        for _ in range(2):
+            body = {"model": "fast", "input": "a", "background": True, "max_output_tokens": 50}
+            await http.post("/responses", json=body)
+        assert [row.cost for row in await door.rows(2)] == [D("0.01"), D(0)]
+
+
+@pytest.mark.parametrize("given", [{"max_completion_tokens": 10}, {"max_output_tokens": 10}, {}])
+async def test_a_completion_is_bounded_by_the_field_that_bounds_it(
+    transactional_db: None, tmp_path: Path, scripted: ScriptedUpstream, given: dict[str, Any]
+) -> None:
+    scripted.default = json_answer(TEXT)
+    configure = costly(scripted, rates={"input": "0", "output": "1"}, max_tokens=77)
+    async with house.open_house(configure, tmp_path) as door, door.http() as http:
+        await http.post("/completions", json={"model": "fast", "prompt": "a", **given})
+    assert scripted.requests[0].json()["max_tokens"] == 77
