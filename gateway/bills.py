@@ -12,6 +12,9 @@ from ledger.prices import Price
 from ledger.usage import Usage
 from providers.targets import Target
 
+RESERVATION = "reservation"
+PROVIDER, NONE = "provider", "none"
+
 
 class Bill(msgspec.Struct):
     """`price_of` by provider id and model, None where the price is unknown; `reserved` is the worst case (USD)."""
@@ -26,16 +29,20 @@ class Bill(msgspec.Struct):
         return self.hold.charges() if self.hold is not None else []
 
     def cost(
-        self, target: Target | None, usage: Usage | None, *, sent: bool, measured: bool = True
+        self, target: Target | None, usage: Usage | None, *, sent: bool, told_by: str = PROVIDER, goes_on: bool = False
     ) -> tuple[Decimal | None, str]:
         """US dollars and where the price is from; 0 for what was not sent or was refused, None where it is unknown.
 
-        `measured`: the usage says how much it was, and not only that something was done.
+        `told_by` is the usage's source; by "none" it says only that something was done. `goes_on`: the provider works
+        on when the call is over, and what it did then the client asks for as often as it likes: unless the provider
+        has said it already, it is the most that it can be.
         """
         price = self.price_of.get((target.provider.id, target.model)) if target is not None else None
         if not sent or usage is None:
             return ZERO, price.source if price is not None else ""
-        known = price is not None and (measured or price.request is not None)
+        if goes_on and told_by != PROVIDER and self.reserved is not None:
+            return self.reserved, RESERVATION
+        known = price is not None and (told_by != NONE or price.request is not None)
         amount = prices.cost(usage, price) if price is not None and known else None
         return amount, price.source if price is not None and amount is not None else ""
 

@@ -28,7 +28,6 @@ log = structlog.get_logger("gateway")
 
 R = TypeVar("R")
 
-RESERVATION = "reservation"
 STATUS_CLIENT_CLOSED = 499  # nginx's number for a client that left before its answer
 KEPT = frozenset({"hit", "stale"})  # the states of the cache in which it has the answer
 # How an attempt ends of which nobody knows whether the provider did the work.
@@ -321,11 +320,9 @@ class Receipt(msgspec.Struct, eq=False):
         last = self.attempts[-1].target if self.attempts else None
         usage = self.usage or NO_USAGE
         sent = any(attempt.sent for attempt in self.attempts)
-        measured, background = self.usage_source, ask.is_background
-        cost, source = self.bill.cost(last, self.usage, sent=sent and not self.is_kept, measured=measured != "none")
-        if background and sent and self.usage is not None and measured != "provider" and self.bill.reserved is not None:
-            # What it will have cost nobody is told here: the client asks for it later, as often as it likes.
-            cost, source = self.bill.reserved, RESERVATION
+        cost, source = self.bill.cost(
+            last, self.usage, sent=sent and not self.is_kept, told_by=self.usage_source, goes_on=ask.is_background
+        )
         without_head = error.status if error else STATUS_CLIENT_CLOSED if outcome == "client_cancelled" else 200
         return Settled(
             id=call.id,
