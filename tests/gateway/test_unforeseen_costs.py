@@ -208,3 +208,14 @@ async def test_a_completion_is_bounded_by_the_field_that_bounds_it(
     async with house.open_house(configure, tmp_path) as door, door.http() as http:
         await http.post("/completions", json={"model": "fast", "prompt": "a", **given})
     assert scripted.requests[0].json()["max_tokens"] == 77
+
+
+async def test_work_of_which_nobody_says_how_much_it_was_has_no_cost_by_the_token_and_never_none_at_all(
+    transactional_db: None, tmp_path: Path, scripted: ScriptedUpstream
+) -> None:
+    scripted.default = json_answer({"id": "thing_1", "object": "thing"})
+    configure = costly(scripted, rates={"input": "1", "output": "1"})
+    async with house.open_house(configure, tmp_path) as door, door.http() as http:
+        await http.post("/things", json={"model": "fast"})
+        [row] = await door.rows(1)
+    assert (row.sent, row.usage_source, row.cost, row.price_source) == (True, "none", None, "")
