@@ -5,13 +5,13 @@ from functools import partial
 import msgspec
 
 from gateway import wayfinding
-from gateway.asks import MAX_END_USER_CHARS, Ask, Form
 from gateway.caching.cache import Found
 from gateway.caching.shares import Share
 from gateway.errors import BLOCKED, BadRequest, EndUserBlocked, ScopeRefused, Unauthorized
 from gateway.limits.claims import REQUESTS, TOKENS, Charge, Claim, claim
+from gateway.parsing.asks import MAX_END_USER_CHARS, Ask, Form
 from gateway.receipts import Receipt
-from gateway.relays import Reply
+from gateway.replies.relays import Reply
 from gateway.spending import reserve
 from providers import callers, snapshot
 from providers.allowances import ANSWERING, NAMED_ONLY, PUBLISHABLE, SECRET, UNSEEN_MODELS

@@ -7,11 +7,11 @@ from ninja import NinjaAPI
 from ninja.errors import ValidationError
 from ninja.security import HttpBearer
 
-from gateway import shapes
 from gateway.endpoints import anything, chat, completions, embeddings, key, messages, models, reports, responses, tokens
 from gateway.errors import BadRequest, GatewayError, InternalError
 from gateway.pipeline import call_of
 from gateway.receipts import Call
+from gateway.replies import shapes
 from providers.targets import KeyCard
 
 log = structlog.get_logger("gateway")

@@ -17,6 +17,6 @@ class GatewayConfig(AppConfig):
 
 def probe(card: ProviderCard, credential: CredentialCard | None) -> probing.ProbeResult:
     """Answers the admin's "Test upstream"; the HTTP client is imported at its first use, not by every command."""
-    from gateway import probe as probes
+    from gateway.upstream import probe as probes
 
     return probes.probe(card, credential)

@@ -17,15 +17,16 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllow
 from django.http.response import HttpResponseBase
 from django.urls import ResolverMatch, get_resolver
 
-from gateway import access, bodies, cors, heads, idempotency, places
+from gateway import access, bodies, cors, idempotency
 from gateway.admission import check_address, check_end_user, named_end_user
 from gateway.api import error_response
 from gateway.delivery import Live, Whole
 from gateway.endpoints import reports
 from gateway.engine import Engine, engine
 from gateway.errors import BodyTooLarge, GatewayError, MethodNotAllowed, NotFound, Overloaded
+from gateway.parsing import heads, places
+from gateway.parsing.requests import APIRequest
 from gateway.receipts import Call
-from gateway.requests import APIRequest
 from providers import snapshot
 
 API_VERSION = b"2020-10-01"  # what OpenAI's own answers say; some clients log it

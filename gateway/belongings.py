@@ -2,11 +2,11 @@
 
 import msgspec
 
-from gateway import mentions
-from gateway.asks import Ask, Form
-from gateway.mending import decode_list
+from gateway.parsing import mentions
+from gateway.parsing.asks import Ask, Form
 from gateway.receipts import Receipt
-from gateway.stickies import Sticky
+from gateway.replies.mending import decode_list
+from gateway.routing.stickies import Sticky
 from providers.targets import Target
 
 Fields = dict[str, msgspec.Raw]

@@ -8,14 +8,14 @@ from typing import Any
 import structlog
 from django.http import HttpResponse, StreamingHttpResponse
 
-from gateway import shapes
 from gateway.belongings import note_stream
 from gateway.errors import GatewayError, StreamInterrupted
+from gateway.forwarding.sleepers import Waking
 from gateway.receipts import Receipt
-from gateway.relays import Relay, Reply, read_rest
-from gateway.replies import ChatRelay
-from gateway.sleepers import Waking
-from gateway.sse import PING
+from gateway.replies import shapes
+from gateway.replies.chat import ChatRelay
+from gateway.replies.relays import Relay, Reply, read_rest
+from gateway.replies.sse import PING
 from ledger import counting
 
 log = structlog.get_logger("gateway")

@@ -24,9 +24,9 @@ from gateway.limits.limiter import BEAT, Limiter
 from gateway.observing import Observer
 from gateway.pauses import Pauses
 from gateway.process import Process
+from gateway.routing.stickies import Stickies
 from gateway.sqlthread import SqlThread, close_connections, paced
-from gateway.stickies import Stickies
-from gateway.upstream import Upstream
+from gateway.upstream.client import Upstream
 from ledger import openrows
 from ledger.budgets import Budgets
 from ledger.entries import Opened

@@ -7,10 +7,10 @@ import msgspec
 import structlog
 from msgspec.structs import replace
 
-from gateway import asks
 from gateway.admission import admit
 from gateway.errors import GatewayError
-from gateway.forwarding import forward
+from gateway.forwarding.attempts import forward
+from gateway.parsing import asks
 from gateway.receipts import Call, Receipt, open_receipt
 from providers.ids import uuid7
 from providers.targets import KeyCard, Limits

@@ -11,13 +11,13 @@ from typing import Any
 
 import msgspec
 
-from gateway import routing
 from gateway.admission import within_scope
-from gateway.asks import Ask
-from gateway.breakers import Breakers, Watch
 from gateway.errors import BadRequest, ScopeRefused, Unauthorized
 from gateway.limits.claims import Claim, Estimates, Standing, Verdict, claim
+from gateway.parsing.asks import Ask
 from gateway.receipts import Receipt
+from gateway.routing import order as routing
+from gateway.routing.breakers import Breakers, Watch
 from gateway.spending import OUTPUT_CAP, budgets_of, most
 from gateway.wayfinding import no_route, unknown_model
 from ledger import leases

@@ -6,8 +6,8 @@ from functools import partial
 import msgspec
 from msgspec import Raw
 
-from gateway.asks import Ask, Form
 from gateway.errors import NotFound, Unsupported
+from gateway.parsing.asks import Ask, Form
 from gateway.pouring import Source
 from gateway.wayfinding import unknown_model
 from providers import dialects, edits

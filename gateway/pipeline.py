@@ -5,16 +5,16 @@ from typing import ClassVar, Protocol
 import msgspec
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 
-from gateway import asks
 from gateway.admission import admit
-from gateway.asks import Ask, Form
 from gateway.bodies import Incoming
 from gateway.delivery import deliver, deliver_early
 from gateway.errors import UnsupportedMedia
-from gateway.forwarding import forward
-from gateway.places import Place
+from gateway.forwarding.attempts import forward
+from gateway.forwarding.sleepers import Waking, may_sleep
+from gateway.parsing import asks
+from gateway.parsing.asks import Ask, Form
+from gateway.parsing.places import Place
 from gateway.receipts import Call, open_receipt
-from gateway.sleepers import Waking, may_sleep
 from gateway.uploads import with_upload
 
 

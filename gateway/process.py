@@ -6,11 +6,11 @@ from typing import Any, Protocol
 
 import msgspec
 
-from gateway.breakers import Breakers
 from gateway.errors import GatewayError, Overloaded
+from gateway.routing.breakers import Breakers
+from gateway.routing.stickies import Stickies
 from gateway.spool import Disk
-from gateway.stickies import Stickies
-from gateway.upstream import Upstream
+from gateway.upstream.client import Upstream
 from ledger.budgets import Budgets
 from ledger.entries import Entry, Opened, Settled
 from ledger.pricebook import PriceBook

@@ -13,10 +13,10 @@ from typing import Any, Self, TypeVar
 import msgspec
 import structlog
 
-from gateway.asks import Ask
 from gateway.bills import Bill
 from gateway.errors import GatewayError, InternalError, LedgerUnavailable
-from gateway.places import NOWHERE, Place
+from gateway.parsing.asks import Ask
+from gateway.parsing.places import NOWHERE, Place
 from gateway.process import Process
 from ledger import counting
 from ledger.entries import Opened, Settled

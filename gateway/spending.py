@@ -7,9 +7,9 @@ from functools import partial
 
 import msgspec
 
-from gateway.asks import Ask
 from gateway.bills import Bill
 from gateway.errors import BudgetExhausted, Forbidden, Overloaded
+from gateway.parsing.asks import Ask
 from gateway.receipts import Receipt
 from ledger import prices
 from ledger.budgets import Exhausted, Unavailable

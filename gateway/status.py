@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from gateway.breakers import Breakers, Watch
 from gateway.explaining import breaker
 from gateway.process import Process
+from gateway.routing.breakers import Breakers, Watch
 from providers.snapshot import Catalog
 
 MOST = 200  # targets that are told: those that are out of order first, then the busiest

@@ -4,9 +4,9 @@ import asyncio
 
 import structlog
 
-from gateway.breakers import Watch
 from gateway.errors import GatewayError
 from gateway.process import Process
+from gateway.routing.breakers import Watch
 from providers import dialects
 from providers.targets import Target, Timeouts
 

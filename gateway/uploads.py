@@ -12,10 +12,10 @@ from contextlib import aclosing
 import msgspec
 from msgspec.structs import replace
 
-from gateway.asks import MAX_END_USER_CHARS, MAX_MODEL_CHARS, Ask
 from gateway.bodies import Incoming
 from gateway.errors import BadRequest, UnsupportedMedia
-from gateway.multipart import MULTIPART, Scanner, boundary_of, text_part
+from gateway.parsing.asks import MAX_END_USER_CHARS, MAX_MODEL_CHARS, Ask
+from gateway.parsing.multipart import MULTIPART, Scanner, boundary_of, text_part
 from gateway.receipts import Call
 from gateway.spool import WINDOW, Spool
 

@@ -6,12 +6,12 @@ may ask for. Of a provider that is not among them it is not told whether it is t
 
 from collections.abc import Iterator, Mapping
 
-from gateway import routing
-from gateway.asks import Ask, Form
 from gateway.errors import BadRequest, NotFound, Overloaded, UnknownModel
-from gateway.places import AZURE
+from gateway.parsing.asks import Ask, Form
+from gateway.parsing.places import AZURE
 from gateway.receipts import Call
-from gateway.stickies import Sticky
+from gateway.routing import order as routing
+from gateway.routing.stickies import Sticky
 from providers import dialects
 from providers.snapshot import Catalog, is_usable
 from providers.targets import AliasCard, KeyCard, ProviderCard, Target, matches

@@ -4,8 +4,8 @@ import hmac
 from collections.abc import Sequence
 from typing import ClassVar
 
-from gateway import heads
 from gateway.errors import GatewayError, MethodNotAllowed, NotFound
+from gateway.parsing import heads
 from providers import callers
 from proxysite.refusals import Receive, Scope, Send, answer
 

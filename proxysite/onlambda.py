@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from threading import Thread
 from typing import Any
 
-from gateway import tls
 from gateway.errors import GatewayError, InternalError, Overloaded, StreamInterrupted
-from gateway.sse import error_event
+from gateway.replies.sse import error_event
+from gateway.upstream import tls
 from proxysite.awslambda.runtime import Site
 from proxysite.refusals import Send
 from proxysite.refusals import answer as answer_error
@@ -27,7 +27,7 @@ def site() -> Site:
     certificates = Thread(target=tls.tls_context)
     certificates.start()
     with tls.without_certificates(), without_command():
-        import gateway.upstream  # noqa: F401
+        import gateway.upstream.client  # noqa: F401
     from django.conf import settings
     from django.urls import get_resolver
 

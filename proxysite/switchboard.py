@@ -5,8 +5,8 @@ import gc
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from gateway import places
 from gateway.errors import BodyTimeout, BodyTooLarge, NoWebSocket
+from gateway.parsing import places
 from providers.ids import uuid7
 from proxysite import health
 from proxysite.env import Problem, refusal

@@ -18,35 +18,13 @@ OUTSIDE = ("bench", "tests")
 GATEWAY_ORDER = (
     "models",
     "errors",
-    "sse",
-    "routing",
-    "multipart",
     "pouring",
     "spool",
-    "echo",
-    "echofiles",
-    "heads",
-    "places",
-    "mentions",
-    "asks",
-    "requests",
-    "operations",
-    "shapes",
-    "refusals",
-    "mending",
-    "answers",
-    "asevents",
+    "routing",
+    "parsing",
     "replies",
-    "relays",
-    "streams",
-    "tls",
-    "wire",
-    "transport",
-    "echotransport",
+    "echo",
     "upstream",
-    "probe",
-    "stickies",
-    "breakers",
     "process",
     "trials",
     "listing",
@@ -68,10 +46,6 @@ GATEWAY_ORDER = (
     "admission",
     "explaining",
     "status",
-    "predictions",
-    "reading",
-    "sleepers",
-    "retries",
     "forwarding",
     "delivery",
     "wrongkeys",
@@ -110,7 +84,10 @@ PURE = (
 
 FORBIDDEN_STEMS = frozenset({"utils", "util", "helpers", "helper", "common", "core", "services", "misc"})
 HTTP_CLIENTS = frozenset({"httpx", "aiohttp"})
-MAY_CALL_OUT = frozenset(f"gateway.{name}" for name in ("upstream", "transport", "echotransport", "pouring", "wire"))
+MAY_CALL_OUT = frozenset(
+    f"gateway.{name}"
+    for name in ("upstream.client", "upstream.transport", "upstream.wire", "echo.transport", "pouring")
+)
 
 DANGEROUS_MODULES = frozenset({"pickle", "marshal", "shelve", "dill", "subprocess", "pty", "commands"})
 DANGEROUS_BUILTINS = frozenset({"eval", "exec", "compile", "__import__"})
@@ -161,7 +138,7 @@ class Tree:
         self.rooms = {name: module for name, module in self.all.items() if module.room in ROOMS}
 
     def imports(self, module: Module) -> Iterator[tuple[ast.stmt, str]]:
-        """Each import with the full name of what it brings: `from gateway import sse` brings gateway.sse."""
+        """Each import with the full name of what it brings: `from gateway import api` brings gateway.api."""
         for node in ast.walk(module.tree):
             if isinstance(node, ast.Import):
                 yield from ((node, alias.name) for alias in node.names)

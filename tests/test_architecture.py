@@ -19,7 +19,7 @@ SOUND = {
     "ledger/usage.py": '"""Usage."""\nfrom providers.targets import Target\n',
     "gateway/__init__.py": "",
     "gateway/errors.py": '"""Errors."""\n',
-    "gateway/upstream.py": '"""Calls out."""\nimport httpx\nfrom gateway.errors import GatewayError\n',
+    "gateway/upstream/client.py": '"""Calls out."""\nimport httpx\nfrom gateway.errors import GatewayError\n',
     "gateway/endpoints/chat.py": '"""Chat."""\nfrom gateway.endpoints import describe\nfrom gateway import pipeline\n',
     "gateway/endpoints/describe.py": '"""Words."""\nimport yaml\nyaml.safe_load("1")\n',
     "gateway/pipeline.py": '"""The way."""\nfrom ledger import usage\nfrom gateway import upstream\n',

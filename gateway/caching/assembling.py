@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.sse import events, payload
+from gateway.replies.sse import events, payload
 
 # In a delta they say what a part is, and are not its text: the first one holds.
 NAMES = frozenset({"role", "id", "type", "name", "index", "object", "created", "model"})

@@ -12,13 +12,13 @@ import msgspec
 from msgspec import Raw
 from msgspec.structs import replace
 
-from gateway.asks import Ask
 from gateway.caching import identity
 from gateway.caching.kept import ITEM, Facts, Kept
 from gateway.caching.shelves import Shelf
 from gateway.errors import UpstreamInvalid
-from gateway.mending import decode_fields
-from gateway.mending import decode_list as decode_items
+from gateway.parsing.asks import Ask
+from gateway.replies.mending import decode_fields
+from gateway.replies.mending import decode_list as decode_items
 from ledger.money import ZERO, rounded
 from ledger.usage import Usage
 from providers.targets import Target

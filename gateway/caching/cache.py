@@ -8,8 +8,6 @@ from typing import Any
 import msgspec
 import structlog
 
-from gateway.asks import Ask, Form
-from gateway.breakers import Unavailable
 from gateway.caching import identity, serving, wishes
 from gateway.caching.flights import Flight, Reader
 from gateway.caching.identity import Namer, NotComparable
@@ -19,10 +17,12 @@ from gateway.caching.semantic import Semantic, question_of
 from gateway.caching.shares import Share
 from gateway.caching.shelves import SharedStore, Shelf
 from gateway.errors import UpstreamError
+from gateway.parsing.asks import Ask, Form
 from gateway.process import Memory
 from gateway.receipts import Receipt
-from gateway.relays import Reply
-from gateway.replies import ChatRelay
+from gateway.replies.chat import ChatRelay
+from gateway.replies.relays import Reply
+from gateway.routing.breakers import Unavailable
 from gateway.spending import OUTPUT_CAP, budgets_of
 from providers.snapshot import Catalog
 from providers.targets import AliasCard, KeyCard, Target

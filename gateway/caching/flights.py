@@ -14,8 +14,8 @@ from gateway.caching.kept import MAX_BODY, Kept
 from gateway.errors import GatewayError, Overloaded
 from gateway.process import Memory
 from gateway.receipts import Receipt
-from gateway.relays import Source, read_rest
-from gateway.replies import ChatRelay
+from gateway.replies.chat import ChatRelay
+from gateway.replies.relays import Source, read_rest
 
 log = structlog.get_logger("gateway")
 

@@ -13,9 +13,9 @@ import msgspec
 from django.conf import settings
 from msgspec.structs import replace
 
-from gateway.asks import Ask
 from gateway.errors import GatewayError
 from gateway.outgoing import outgoing
+from gateway.parsing.asks import Ask
 from providers import purging
 from providers.targets import AliasCard, KeyCard, Target
 

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gateway.answers import LIST_OF
-from gateway.asks import Ask
 from gateway.caching import identity, serving
 from gateway.caching.flights import Broadcast, Flight, Reader
 from gateway.caching.kept import MAX_BODY, PLAIN, STREAM, Kept
 from gateway.caching.shelves import Shelf
-from gateway.mending import decode_fields
-from gateway.mending import decode_list as decode_choices
+from gateway.parsing.asks import Ask
 from gateway.receipts import Receipt
-from gateway.relays import Reply, Source
-from gateway.replies import ChatRelay
+from gateway.replies.answers import LIST_OF
+from gateway.replies.chat import ChatRelay
+from gateway.replies.mending import decode_fields
+from gateway.replies.mending import decode_list as decode_choices
+from gateway.replies.relays import Reply, Source
 from ledger import counting
 from ledger.usage import Usage
 from providers.targets import Target

@@ -4,11 +4,11 @@ from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from typing import Protocol
 
-from gateway.asks import Ask
 from gateway.caching.identity import Namer
 from gateway.caching.kept import Facts, Kept
 from gateway.caching.memory import MemoryStore
 from gateway.caching.wishes import Wish
+from gateway.parsing.asks import Ask
 from ledger.usage import Usage
 from providers import purging
 from providers.snapshot import Catalog

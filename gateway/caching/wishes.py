@@ -2,7 +2,7 @@
 
 import msgspec
 
-from gateway.asks import Ask
+from gateway.parsing.asks import Ask
 from providers.targets import AliasCard, KeyCard
 
 # What is done while answering, or looked up outside, is not done again by an answer that is given again.

@@ -10,7 +10,7 @@ from gateway.credentials.issuerkeys import IssuerKeys
 from gateway.credentials.kept import Publishable, Secret, Sql
 from gateway.credentials.signed import BEGINNING, Signed
 from gateway.errors import Unauthorized
-from gateway.upstream import Upstream
+from gateway.upstream.client import Upstream
 from gateway.wrongkeys import WrongKeys
 from providers import callers, keys, snapshot
 from providers.keyring import MISSING, UNKNOWN, Verdict

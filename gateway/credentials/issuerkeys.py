@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from gateway.errors import GatewayError
-from gateway.upstream import Upstream
+from gateway.upstream.client import Upstream
 from providers.issuers import IssuerCard
 from providers.targets import Timeouts
 

@@ -3,7 +3,7 @@
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from ninja import Path, Router
 
-from gateway.operations import Operation
+from gateway.parsing.operations import Operation
 from gateway.pipeline import handle
 
 router = Router(tags=["everything else"])

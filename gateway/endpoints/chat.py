@@ -4,7 +4,7 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from ninja import Router
 
 from gateway.endpoints.describe import body
-from gateway.operations import Operation
+from gateway.parsing.operations import Operation
 from gateway.pipeline import Completion, handle
 
 router = Router(tags=["chat"])

@@ -9,13 +9,13 @@ import msgspec
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from ninja import Router
 
-from gateway import asks, mentions
-from gateway.asks import MAX_END_USER_CHARS, Ask, Form
 from gateway.endpoints.describe import body
 from gateway.errors import MissingField
-from gateway.operations import query
+from gateway.parsing import asks, mentions
+from gateway.parsing.asks import MAX_END_USER_CHARS, Ask, Form
+from gateway.parsing.operations import query
+from gateway.parsing.places import Place
 from gateway.pipeline import handle
-from gateway.places import Place
 
 router = Router(tags=["messages"])
 

@@ -10,7 +10,7 @@ from ninja import Path, Router
 
 from gateway import listing
 from gateway.errors import UnknownModel
-from gateway.operations import Operation
+from gateway.parsing.operations import Operation
 from gateway.pipeline import call_of, handle
 from providers import snapshot
 from providers.targets import AliasCard, KeyCard

@@ -6,9 +6,10 @@ import msgspec
 from django.http import HttpRequest, HttpResponse
 from ninja import Router
 
-from gateway import asks, leaks
+from gateway import leaks
 from gateway.endpoints.describe import body
 from gateway.errors import NotFound, RateLimited
+from gateway.parsing import asks
 from gateway.pipeline import call_of
 from providers import callers, keys
 

@@ -9,12 +9,12 @@ import msgspec
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from ninja import Router
 
-from gateway import asks, mentions
-from gateway.asks import Ask, Form
 from gateway.endpoints.describe import body
-from gateway.operations import Operation, query
+from gateway.parsing import asks, mentions
+from gateway.parsing.asks import Ask, Form
+from gateway.parsing.operations import Operation, query
+from gateway.parsing.places import Place
 from gateway.pipeline import handle
-from gateway.places import Place
 
 router = Router(tags=["responses"])
 

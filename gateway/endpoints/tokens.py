@@ -5,9 +5,9 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from ninja import Router
 
-from gateway import asks
 from gateway.endpoints.describe import body
 from gateway.errors import BadRequest, ScopeRefused
+from gateway.parsing import asks
 from gateway.pipeline import call_of
 from providers import minting
 from providers.minting import MintRefused, Wish

@@ -7,10 +7,10 @@ from functools import lru_cache
 
 import msgspec
 
-from gateway.asks import Ask, Form
 from gateway.errors import RateLimited
 from gateway.limits import gcra
 from gateway.limits.gcra import Rate
+from gateway.parsing.asks import Ask, Form
 from providers.targets import AliasCard, KeyCard, Limits
 
 REQUESTS, TOKENS = "requests", "tokens"

@@ -7,7 +7,7 @@ from providers.targets import Target
 
 
 class Echo(OpenAI):
-    """The transport for `echo:` addresses stands in gateway/transport.py."""
+    """The transport for `echo:` addresses stands in gateway/upstream/transport.py."""
 
     name: ClassVar[str] = "echo"
     label: ClassVar[str] = "echo (built in, answers without a provider)"

@@ -33,7 +33,7 @@ class OpenAI:
     }
     # Of an option that is one of several words, these.
     choices: ClassVar[dict[str, tuple[str, ...]]] = {}
-    # Whether its answers are predictions, which are created and then asked for (gateway/predictions.py).
+    # Whether its answers are predictions, which are created and then asked for (gateway/forwarding/predictions.py).
     predicts: ClassVar[bool] = False
     # The paths whose requests `request` puts into the provider's shape, and their whole answers `answer` into OpenAI's.
     converts: ClassVar[frozenset[str]] = frozenset()

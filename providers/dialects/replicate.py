@@ -1,7 +1,7 @@
 """Replicate's own API: a prediction is created, streamed from an address of its own or polled, and has a prompt.
 
 https://replicate.com/docs/reference/http and https://replicate.com/docs/reference/streaming; the events are those of
-https://github.com/replicate/replicate-python, replicate/stream.py. The calls are made in gateway/predictions.py.
+https://github.com/replicate/replicate-python, replicate/stream.py. gateway/forwarding/predictions.py makes the calls.
 """
 
 import re

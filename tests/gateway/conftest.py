@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.upstream import UpstreamReply
+from gateway.upstream.client import UpstreamReply
 from tests.gateway import house
 from tests.scripted import ScriptedUpstream
 

@@ -15,7 +15,7 @@ from django.db import connections
 
 from gateway.asgi import GatewayHandler
 from gateway.engine import Engine
-from gateway.upstream import Upstream
+from gateway.upstream.client import Upstream
 from ledger.models import UsageRecord
 from providers.models import ClientKey, ModelAlias, Provider, Route
 from proxysite.server import GatewayServer

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from gateway.answers import as_stream, check_answer, with_base64
 from gateway.errors import UpstreamInvalid, UpstreamRefused
-from gateway.replies import ChatRelay
-from gateway.sse import DONE, events, payload
+from gateway.replies.answers import as_stream, check_answer, with_base64
+from gateway.replies.chat import ChatRelay
+from gateway.replies.sse import DONE, events, payload
 from ledger.usage import Usage
 
 CHAT = "chat.completions"

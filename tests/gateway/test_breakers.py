@@ -2,9 +2,9 @@
 
 import pytest
 
-from gateway import retries
-from gateway.breakers import Breakers, Unavailable
 from gateway.errors import BadRequest, Overloaded, UpstreamError, UpstreamRefused, UpstreamTimeout, UpstreamUnreachable
+from gateway.forwarding import retries
+from gateway.routing.breakers import Breakers, Unavailable
 from providers.secret import Secret
 from providers.targets import CredentialCard, ProviderCard, Target
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import StreamInterrupted, UpstreamRefused
-from gateway.replies import ChatRelay
-from gateway.sse import DONE, EventSplitter, events, payload
+from gateway.replies.chat import ChatRelay
+from gateway.replies.sse import DONE, EventSplitter, events, payload
 from ledger.usage import Usage
 
 USAGE = {

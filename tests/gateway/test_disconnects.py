@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.upstream import Upstream
+from gateway.upstream.client import Upstream
 from providers.addresses import AddressPolicy
 from tests.gateway import golden, house
 from tests.gateway.house import Door, eventually

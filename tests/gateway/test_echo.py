@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from gateway import echo
-from gateway.replies import ChatRelay
-from gateway.sse import DONE, events, payload
+from gateway.echo import chat as echo
+from gateway.replies.chat import ChatRelay
+from gateway.replies.sse import DONE, events, payload
 
 CHAT = {"model": "m", "messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi  there"}]}
 

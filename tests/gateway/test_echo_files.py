@@ -13,7 +13,7 @@ from typing import Any
 import openai
 import pytest
 
-from gateway.echofiles import SHELF_BYTES
+from gateway.echo.files import SHELF_BYTES
 from tests.gateway import house
 from tests.gateway.house import Door
 

@@ -12,10 +12,10 @@ from asgiref.sync import sync_to_async
 from django.db import connection
 from django.utils import timezone
 
-from gateway import mentions
 from gateway.errors import BadRequest
 from gateway.models import KnownId
-from gateway.stickies import KEPT_FOR, Stickies, Sticky
+from gateway.parsing import mentions
+from gateway.routing.stickies import KEPT_FOR, Stickies, Sticky
 from providers.models import Credential
 from tests.gateway import golden, house
 from tests.gateway.house import TOKEN, Door, client_key
@@ -267,7 +267,7 @@ async def test_who_had_an_id_first_keeps_it_and_what_is_unused_grows_old() -> No
 
 
 async def test_memory_holds_so_many_ids_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.stickies.MAX_KEPT", 3)
+    monkeypatch.setattr("gateway.routing.stickies.MAX_KEPT", 3)
     stickies = Stickies()
     for number in range(5):
         await stickies.remember([f"file-{number}"], Sticky("p", "c", "me"))

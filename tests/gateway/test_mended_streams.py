@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from gateway.delivery import Live
-from gateway.replies import ChatRelay
-from gateway.sse import DONE
+from gateway.replies.chat import ChatRelay
+from gateway.replies.sse import DONE
 from proxysite.protocol import GatewayProtocol
 from tests.gateway import golden
 from tests.gateway.house import Door

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from gateway.answers import check_answer
 from gateway.errors import UpstreamRefused
-from gateway.replies import ChatRelay
-from gateway.sse import DONE, events, payload
+from gateway.replies.answers import check_answer
+from gateway.replies.chat import ChatRelay
+from gateway.replies.sse import DONE, events, payload
 from ledger.usage import Usage
 from providers import quirks
 from providers.targets import NO_QUIRKS, Quirks

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import BadRequest, DuplicateField
-from gateway.multipart import MAX_HEAD, MAX_PARTS, MAX_VALUE, Scanner, boundary_of
+from gateway.parsing.multipart import MAX_HEAD, MAX_PARTS, MAX_VALUE, Scanner, boundary_of
 
 BOUNDARY = b"----formdata-undici-0123456789"
 WANTED = frozenset({"model", "stream", "response_format"})

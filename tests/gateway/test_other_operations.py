@@ -8,8 +8,8 @@ import httpx
 import pytest
 from asgiref.sync import sync_to_async
 
-from gateway import operations, places
 from gateway.errors import BadRequest
+from gateway.parsing import operations, places
 from ledger.models import PriceRow
 from tests.gateway import house
 from tests.gateway.house import TOKEN, Door, client_key

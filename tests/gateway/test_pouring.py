@@ -11,7 +11,7 @@ import pytest
 
 from gateway.errors import BodyTimeout, GatewayError, UpstreamBroken, UpstreamRefused
 from gateway.pouring import WrongLength
-from gateway.upstream import Upstream
+from gateway.upstream.client import Upstream
 from providers.addresses import AddressPolicy
 from providers.targets import Timeouts
 from tests.gateway.house import eventually

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway import predictions
+from gateway.forwarding import predictions
 from ledger.prices import Price, cost
 from ledger.usage import read_usage
 from providers.predictions import is_within, text_of

@@ -13,8 +13,8 @@ import pytest
 from gateway import bodies, delivery
 from gateway.errors import StreamInterrupted
 from gateway.process import Process
-from gateway.transport import AiohttpTransport
-from gateway.upstream import Upstream
+from gateway.upstream.client import Upstream
+from gateway.upstream.transport import AiohttpTransport
 from providers.addresses import AddressPolicy
 from providers.keys import mint
 from proxysite.protocol import GatewayProtocol

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.refusals import AUTH_FAILED, mask, refusal
+from gateway.replies.refusals import AUTH_FAILED, mask, refusal
 
 SECRET = "sk-proj-Abc/def+ghi"
 

@@ -14,8 +14,8 @@ from asgiref.sync import sync_to_async
 
 from gateway.process import Process
 from gateway.receipts import Receipt
-from gateway.transport import AiohttpTransport
-from gateway.upstream import Upstream
+from gateway.upstream.client import Upstream
+from gateway.upstream.transport import AiohttpTransport
 from ledger.entries import Entry, Settled
 from ledger.journal import Journal
 from providers.addresses import AddressPolicy

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from gateway import delivery, sleepers
+from gateway import delivery
+from gateway.forwarding import sleepers
 from tests.gateway import golden, house
 from tests.gateway.house import Door, eventually
 from tests.gateway.leaving import Leaver, request

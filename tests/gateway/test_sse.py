@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway import sse
 from gateway.errors import StreamInterrupted, UpstreamTimeout
-from gateway.sse import EventSplitter
+from gateway.replies import sse
+from gateway.replies.sse import EventSplitter
 
 CHUNKS = [{"a": 1}, {"text": "Grüße \u2028 \U0001f600"}, {"b": [None, "data: x", "\r\n"]}]
 # JSON as most providers write it: not escaped beyond what JSON demands.

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import StreamInterrupted
-from gateway.replies import ChatRelay
-from gateway.sse import DONE
+from gateway.replies.chat import ChatRelay
+from gateway.replies.sse import DONE
 from providers import quirks
 
 HEAD = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1700000000, "model": "m"}

@@ -11,9 +11,9 @@ import pytest
 import trustme
 from cryptography import x509
 
-from gateway import tls
 from gateway.errors import UpstreamUnreachable
-from gateway.upstream import Upstream
+from gateway.upstream import tls
+from gateway.upstream.client import Upstream
 from providers.addresses import AddressPolicy
 from tests.gateway.test_upstream_faults import LIMIT, call
 from tests.scripted import ScriptedUpstream

@@ -20,7 +20,7 @@ from gateway.process import Process
 from gateway.receipts import Call
 from gateway.spool import WINDOW, Disk
 from gateway.uploads import Upload
-from gateway.upstream import Upstream
+from gateway.upstream.client import Upstream
 from providers.addresses import AddressPolicy
 from tests.gateway.house import eventually
 

@@ -9,7 +9,7 @@ import pytest
 import respx
 
 from gateway.errors import UpstreamInvalid, UpstreamTimeout, UpstreamUnreachable
-from gateway.upstream import Upstream
+from gateway.upstream.client import Upstream
 from providers.addresses import AddressPolicy
 from providers.targets import Timeouts
 from tests.scripted import FIN, Chunk, Pause, ScriptedUpstream, Step, head, json_answer

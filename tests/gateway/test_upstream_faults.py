@@ -28,8 +28,8 @@ from gateway.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from gateway.tls import tls_context
-from gateway.upstream import FOREIGN, Upstream, translated
+from gateway.upstream.client import FOREIGN, Upstream, translated
+from gateway.upstream.tls import tls_context
 from providers.addresses import AddressPolicy
 from providers.targets import Timeouts
 from tests.scripted import FIN, HANG, RESET, Chunk, Pause, Script, ScriptedUpstream, Step, head, json_answer, sse

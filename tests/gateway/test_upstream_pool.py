@@ -10,7 +10,7 @@ import pytest
 import uvloop
 
 from gateway.errors import Overloaded
-from gateway.upstream import Slots, Upstream
+from gateway.upstream.client import Slots, Upstream
 from providers.addresses import AddressPolicy
 from providers.targets import Timeouts
 from tests.scripted import HANG, Chunk, Pause, Received, ScriptedUpstream, Step, head, json_answer

@@ -4,8 +4,8 @@ import asyncio
 
 from aiohttp.client_exceptions import ClientPayloadError
 
-from gateway.transport import Body
-from gateway.wire import Wire
+from gateway.upstream.transport import Body
+from gateway.upstream.wire import Wire
 
 HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 

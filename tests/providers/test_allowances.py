@@ -240,6 +240,6 @@ def test_compromised_keys_are_in_the_catalog_for_a_day(clock: Clock) -> None:
 
 
 def test_every_endpoint_that_a_key_can_be_bound_to_exists() -> None:
-    from gateway.operations import FAMILIES
+    from gateway.parsing.operations import FAMILIES
 
     assert {*FAMILIES.values(), allowances.OTHER} == set(allowances.ENDPOINTS)

@@ -11,11 +11,11 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import reverse
 
-from gateway.breakers import Breakers
 from gateway.engine import engine
 from gateway.errors import UpstreamRefused, UpstreamUnreachable
 from gateway.limits.limiter import Limiter
 from gateway.process import Process
+from gateway.routing.breakers import Breakers
 from ledger.loglines import LogLines
 from providers.secret import Secret
 from providers.targets import CredentialCard, ProviderCard, Target

@@ -7,11 +7,12 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from gateway import asks, explaining
+from gateway import explaining
 from gateway.errors import GatewayError
 from gateway.explaining import Case
 from gateway.limits.claims import Claim, Estimates, Verdict, standing
 from gateway.limits.store import Store
+from gateway.parsing import asks
 from gateway.spending import budgets_of
 from ledger import leases
 from ledger.budgets import place_of

@@ -1,8 +1,8 @@
 import pytest
 
-from gateway import asks
 from gateway.limits.claims import Claim, Estimates, Verdict, claim, duration, rates, standing
 from gateway.models import NAME
+from gateway.parsing import asks
 from providers.targets import AliasCard, KeyCard, Limits, TeamCard
 
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from gateway import predictions, sleepers
+from gateway.forwarding import predictions, sleepers
 from providers.presets import Preset, fill, presets
 from tests.gateway import house
 from tests.gateway.house import Door

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.errors import UpstreamInvalid
-from gateway.mending import (
+from gateway.replies.mending import (
     NULL,
     EndedInError,
     Fields,
@@ -21,9 +21,9 @@ from gateway.mending import (
     mend_speech,
     whole_call,
 )
-from gateway.mending import decode_list as decode_choices
-from gateway.refusals import Complaint, read_complaint, refusal, refuse
-from gateway.sse import DONE
+from gateway.replies.mending import decode_list as decode_choices
+from gateway.replies.refusals import Complaint, read_complaint, refusal, refuse
+from gateway.replies.sse import DONE
 from ledger.usage import Usage, decode_usage
 from providers.targets import NO_QUIRKS, Quirks
 

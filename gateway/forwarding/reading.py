@@ -9,17 +9,17 @@ from msgspec.structs import replace
 
 from gateway import belongings
 from gateway.admission import Grant
-from gateway.answers import as_stream, check_answer, read_error, with_base64, with_floats
-from gateway.asevents import response_events
-from gateway.asks import Ask, Form
 from gateway.belongings import is_kept
 from gateway.errors import UpstreamError, UpstreamInvalid, UpstreamTimeout
-from gateway.mending import decode_fields
+from gateway.parsing.asks import Ask, Form
 from gateway.receipts import Receipt
-from gateway.refusals import refusal, refuse
-from gateway.relays import Reply, Source
-from gateway.streams import relay_for
-from gateway.upstream import UpstreamReply
+from gateway.replies.answers import as_stream, check_answer, read_error, with_base64, with_floats
+from gateway.replies.asevents import response_events
+from gateway.replies.mending import decode_fields
+from gateway.replies.refusals import refusal, refuse
+from gateway.replies.relays import Reply, Source
+from gateway.replies.streams import relay_for
+from gateway.upstream.client import UpstreamReply
 from ledger import counting
 from ledger.usage import Usage, decode_messages_usage, decode_usage, read_media
 from providers import dialects

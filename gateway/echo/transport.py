@@ -4,7 +4,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 import httpx
 
-from gateway import echo, echofiles
+from gateway.echo import chat as echo
+from gateway.echo import files as echofiles
 
 
 class EchoTransport(httpx.AsyncBaseTransport):

@@ -2,7 +2,7 @@
 
 It does one exchange: it looks up the name, checks every address, connects, writes the request, reads the head, and
 hands out the body as it comes. It has no pool limit, no decoding and no deadline but that of connecting
-(gateway/upstream.py and the engine have). What goes wrong comes out raw; `request.extensions["sent"]` says whether a
+(client.py and the engine have). What goes wrong comes out raw; `request.extensions["sent"]` says whether a
 byte was written.
 """
 
@@ -29,14 +29,14 @@ from aiohttp.streams import StreamReader
 from yarl import URL
 
 from gateway.pouring import Poured, Pouring, Source
-from gateway.tls import tls_context
-from gateway.wire import Pipe, Sink, Wire
+from gateway.upstream.tls import tls_context
+from gateway.upstream.wire import Pipe, Sink, Wire
 from providers.addresses import AddressPolicy
 
 IDLE = 15.0  # seconds that an unused connection is kept
 MAX_ORIGINS = 1024
 ONE_WRITE = 64 * 1024  # bytes: up to here copying costs less than a second system call
-# Where an answer's fields are: httpx would take each of them apart, and they are read once (gateway.upstream.Fields).
+# Where an answer's fields are: httpx would take each of them apart, and they are read once (client.Fields).
 RAW_HEADERS = "raw_headers"
 OWN_FIELDS = frozenset({b"host", b"connection", b"content-length", b"transfer-encoding", b"accept-encoding"})
 
@@ -176,7 +176,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         self.origins: dict[tuple[bytes, bytes, int | None], Origin] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Raises what aiohttp and the socket raise; see gateway.upstream.translated."""
+        """Raises what aiohttp and the socket raise; see gateway.upstream.client.translated."""
         url = request.url
         key = (url.raw_scheme, url.raw_host, url.port)
         origin = self.origins.get(key) or self._origin(key, url.netloc)

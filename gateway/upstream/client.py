@@ -24,15 +24,15 @@ from gateway.errors import (
     UpstreamUnreachable,
 )
 from gateway.pouring import Poured, Source
-from gateway.tls import tls_context
-from gateway.transport import (
+from gateway.upstream.tls import tls_context
+from gateway.upstream.transport import (
     RAW_HEADERS,
     AddressNotAllowed,
     AiohttpTransport,
     Body,
     Whole,
 )
-from gateway.wire import HeadTooLarge
+from gateway.upstream.wire import HeadTooLarge
 from providers.addresses import AddressPolicy
 from providers.targets import Timeouts
 
@@ -348,7 +348,7 @@ class Upstream:
     @cached_property
     def _echo(self) -> httpx.AsyncBaseTransport:
         # Where no row names the built-in provider a start on Lambda goes without it.
-        from gateway.echotransport import EchoTransport
+        from gateway.echo.transport import EchoTransport
 
         return EchoTransport()
 

@@ -13,8 +13,8 @@ import msgspec
 
 from gateway.errors import GatewayError, StreamInterrupted, UpstreamInvalid
 from gateway.outgoing import Outgoing
-from gateway.sse import DONE, MAX_EVENT
-from gateway.upstream import Fields, Sending, Upstream, UpstreamReply
+from gateway.replies.sse import DONE, MAX_EVENT
+from gateway.upstream.client import Fields, Sending, Upstream, UpstreamReply
 from providers.predictions import ENDED, ID, is_within, text_of, usage_of
 from providers.targets import Target
 

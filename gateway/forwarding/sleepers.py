@@ -11,7 +11,7 @@ from typing import Any
 
 from gateway.errors import UpstreamRefused
 from gateway.receipts import Receipt
-from gateway.relays import Reply
+from gateway.replies.relays import Reply
 from providers.targets import Quirks, Target
 
 PATIENCE = 12.0  # seconds after which the head of a stream goes out, before the provider's first byte

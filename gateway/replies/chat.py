@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 from msgspec import Raw
 
-from gateway.answers import at_path, complete_identity, is_placeholder, read_error
 from gateway.errors import GatewayError, StreamInterrupted, UpstreamInvalid
-from gateway.mending import (
+from gateway.replies.answers import at_path, complete_identity, is_placeholder, read_error
+from gateway.replies.mending import (
     NULL,
     EndedInError,
     Fields,
@@ -19,9 +19,9 @@ from gateway.mending import (
     reasoning_renamed,
     signs_of,
 )
-from gateway.mending import decode_list as decode_choices
-from gateway.refusals import Complaint, refuse
-from gateway.sse import DONE, EventSplitter, error_event, events, payload
+from gateway.replies.mending import decode_list as decode_choices
+from gateway.replies.refusals import Complaint, refuse
+from gateway.replies.sse import DONE, EventSplitter, error_event, events, payload
 from ledger.counting import tokens_of_bytes
 from ledger.usage import Usage, decode_usage
 from providers.targets import NO_QUIRKS, Quirks

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import msgspec
 
 from gateway.errors import GatewayError, StreamInterrupted
-from gateway.sse import DONE, EventSplitter, events, payload
+from gateway.replies.sse import DONE, EventSplitter, events, payload
 from ledger.counting import tokens_of_bytes
 from ledger.usage import Usage, read_usage
 from providers.targets import Target

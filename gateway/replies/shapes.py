@@ -2,9 +2,9 @@
 
 import msgspec
 
-from gateway.asks import Form
 from gateway.errors import GatewayError
-from gateway.sse import error_event
+from gateway.parsing.asks import Form
+from gateway.replies.sse import error_event
 
 # https://docs.anthropic.com/en/api/errors
 ANTHROPIC_TYPES = {

@@ -6,12 +6,12 @@ from typing import Any
 
 import msgspec
 
-from gateway.asks import Ask, Form
 from gateway.errors import StreamInterrupted
-from gateway.refusals import Complaint, mask, read_complaint, refuse
-from gateway.relays import PassingRelay, Relay, decoded
-from gateway.replies import ChatRelay
-from gateway.sse import events
+from gateway.parsing.asks import Ask, Form
+from gateway.replies.chat import ChatRelay
+from gateway.replies.refusals import Complaint, mask, read_complaint, refuse
+from gateway.replies.relays import PassingRelay, Relay, decoded
+from gateway.replies.sse import events
 from ledger.usage import Usage, read_messages_usage, read_usage
 from providers.targets import Quirks
 

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from gateway.errors import BadRequest, BodyTooLarge, GatewayError, MissingField, NotFound
-from gateway.multipart import MULTIPART, Scanner, boundary_of
+from gateway.parsing.multipart import MULTIPART, Scanner, boundary_of
 
 Answer = tuple[int, dict[str, str], AsyncIterator[bytes]]
 

@@ -12,11 +12,11 @@ import msgspec
 from django.http import HttpRequest
 from msgspec.structs import replace
 
-from gateway import asks, heads, mentions, places
-from gateway.asks import MAX_MODEL_CHARS, MOST, Ask, Form
 from gateway.errors import BadRequest, NotFound, NoWebSocket
-from gateway.places import Place
-from gateway.requests import APIRequest
+from gateway.parsing import asks, heads, mentions, places
+from gateway.parsing.asks import MAX_MODEL_CHARS, MOST, Ask, Form
+from gateway.parsing.places import Place
+from gateway.parsing.requests import APIRequest
 from providers.allowances import OTHER
 
 JSON = "application/json"

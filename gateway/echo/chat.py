@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from gateway.errors import BadRequest, GatewayError, MissingField, NotFound
-from gateway.sse import DONE
+from gateway.replies.sse import DONE
 
 Answer = tuple[int, dict[str, str], AsyncIterator[bytes]]
 

@@ -6,19 +6,19 @@ from itertools import pairwise
 
 import structlog
 
-from gateway import retries
 from gateway.admission import Grant
-from gateway.breakers import Breakers, Unavailable
 from gateway.errors import GatewayError, Overloaded, UpstreamError, UpstreamRefused, UpstreamTimeout
+from gateway.forwarding import retries
+from gateway.forwarding.predictions import predict
+from gateway.forwarding.reading import read
+from gateway.forwarding.sleepers import until_awake
 from gateway.outgoing import Outgoing, outgoing
-from gateway.predictions import predict
-from gateway.reading import read
 from gateway.receipts import Attempt
-from gateway.refusals import AUTH_FAILED
-from gateway.relays import Reply
-from gateway.sleepers import until_awake
+from gateway.replies.refusals import AUTH_FAILED
+from gateway.replies.relays import Reply
+from gateway.routing.breakers import Breakers, Unavailable
 from gateway.tracing.context import new_span
-from gateway.upstream import UpstreamReply
+from gateway.upstream.client import UpstreamReply
 from providers.targets import Target
 
 log = structlog.get_logger("gateway")

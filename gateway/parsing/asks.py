@@ -12,8 +12,8 @@ from typing import Annotated, Any, Protocol
 import msgspec
 from msgspec.structs import replace
 
-from gateway import mentions
 from gateway.errors import BadRequest, DuplicateField, MissingField
+from gateway.parsing import mentions
 from gateway.pouring import Source
 
 MAX_DEPTH = 64
@@ -85,7 +85,7 @@ class Ask(msgspec.Struct, frozen=True):
     """One parsed request. `fields` holds every top-level field of a JSON body, in order, as raw JSON."""
 
     endpoint: str  # the family's name, as in a key's scope and in the ledger: chat.completions, files, ...
-    path: str  # below a provider's base URL: of our own fixed set, or the client's own, checked (gateway/operations.py)
+    path: str  # below a provider's base URL: of our own fixed set, or the client's own, checked (parsing/operations.py)
     model: str
     fields: dict[str, msgspec.Raw]
     size: int  # bytes of the body as it came

@@ -6,8 +6,8 @@ import time
 from django.conf import settings
 
 from gateway.errors import GatewayError
-from gateway.refusals import mask
-from gateway.upstream import Upstream
+from gateway.replies.refusals import mask
+from gateway.upstream.client import Upstream
 from providers import dialects
 from providers.addresses import AddressPolicy
 from providers.probing import ProbeResult

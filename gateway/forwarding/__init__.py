@@ -1,0 +1,1 @@
+"""From a grant to a reply: one attempt a route."""

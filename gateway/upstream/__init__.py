@@ -1,0 +1,1 @@
+"""Calls to providers: the client, its transport and the wire."""
