@@ -45,42 +45,48 @@ async def reserve(
     ask, bill = receipt.ask, Bill(budgets=receipt.process.budgets)
     if not ask.is_billed:
         return Terms(ask, targets)
-    book, at, price_of = receipt.process.prices, receipt.call.at, bill.price_of
-    payable, known = [], []
+    cards = budgets_of(key, config)
+    if cards:
+        ask = ask.bounded(OUTPUT_CAP)
+    payable, may_cost = [], False
     for target in targets:
-        price = book.find(target.provider, target.model, alias.name, at)
-        if isinstance(price, Verdict):
-            price = await _resolved(book, target, alias, at)
-        if price is None:
-            price = _stated(key)
-        if price is not None:
-            known.append(price)
-        elif key.unknown_price != "allow":
+        price, amount = await _priced(key, alias, target, ask, receipt)
+        if price is None and key.unknown_price != "allow":
             continue
-        price_of[target.provider.id, target.model] = price
+        if amount is not None and (bill.reserved is None or amount > bill.reserved):
+            bill.reserved = amount
+        may_cost = may_cost or (price is not None and price.may_cost)
+        bill.price_of[target.provider.id, target.model] = price
         payable.append(target)
     if not payable:
         raise PriceUnknown(
             f"The price of `{ask.model or ask.endpoint}` is not known, and this key may not be used without one."
         )
-    cards = budgets_of(key, config)
-    if cards:
-        ask = ask.bounded(OUTPUT_CAP)
-    # The bounds read the whole prompt: only where there is a price to put on them.
-    if known:
-        worst = most(ask)
-        for price in known:
-            amount = worst(price)
-            if amount is not None and (bill.reserved is None or amount > bill.reserved):
-                bill.reserved = amount
     receipt.bill = bill
     if cards and bill.reserved is not None:
         # Of sound and film nobody knows beforehand what they cost: something is held, so that a spent budget refuses
         # them and their cost is taken from it.
-        held = units_up(bill.reserved) or int(any(price.may_cost for price in known))
+        held = units_up(bill.reserved) or int(may_cost)
         if held:
             await _hold(cards, held, bill, receipt)
     return Terms(ask, tuple(payable))
+
+
+async def _priced(
+    key: KeyCard, alias: AliasCard, target: Target, ask: Ask, receipt: Receipt
+) -> tuple[Price | None, Decimal | None]:
+    """The price there, or what the key states in its place, and the most that the request can cost by it (USD)."""
+    book, at = receipt.process.prices, receipt.call.at
+    price = book.find(target.provider, target.model, alias.name, at)
+    if isinstance(price, Verdict):
+        price = await _resolved(book, target, alias, at)
+    # The bounds read the whole prompt: only where there is a price to put on them.
+    amount = None if price is None else most(ask)(price)
+    if amount is None and key.unknown_price != "allow":
+        # One that says nothing of what this call is made of is no price for this key.
+        price = _stated(key)
+        amount = None if price is None else price.request
+    return price, amount
 
 
 def most(ask: Ask) -> Callable[[Price], Decimal | None]:

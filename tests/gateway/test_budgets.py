@@ -151,6 +151,33 @@ async def test_a_key_that_blocks_unknown_prices_is_refused_before_anything_is_se
     assert scripted.requests == []
 
 
+@pytest.mark.parametrize(
+    ("policy", "status", "cost", "source"),
+    [
+        ("block", 403, None, ""),
+        ("0.01", 200, Decimal("0.01"), "charge"),
+        ("allow", 200, None, ""),
+    ],
+)
+async def test_a_price_without_a_rate_for_the_answer_is_none_for_a_chat(
+    by_token: Door, scripted: ScriptedUpstream, policy: str, status: int, cost: Decimal | None, source: str
+) -> None:
+    scripted.default = json_answer(golden.COMPLETION)
+
+    def configure() -> str:
+        PriceRow.objects.create(provider="lab", model="unknown", starts_at="2020-01-01T00:00Z", input="1")
+        return house.client_key(name="other", budget="1/day", unknown_price=policy)[1]
+
+    by_token.key = await sync_to_async(configure)()
+    await by_token.engine._price()
+    async with by_token.http() as http:
+        answer = await http.post("/chat/completions", json={**ASK, "model": "free"})
+    assert answer.status_code == status
+    sent = int(status == 200)
+    assert len(scripted.requests) == sent
+    assert [(row.cost, row.price_source) for row in await by_token.rows(sent)] == [(cost, source)] * sent
+
+
 async def test_a_stream_is_charged_by_what_the_provider_counted(by_token: Door, scripted: ScriptedUpstream) -> None:
     scripted.default = sse(*golden.chunks("a", "b"))
     async with by_token.http() as http:
