@@ -14,7 +14,7 @@ from django.utils import timezone
 from providers import audit
 from providers.changes import Tracked
 from providers.ids import uuid7
-from providers.minting import END_USER_CHARS
+from providers.issuers import END_USER_CHARS
 from providers.models import ClientKey
 from providers.targets import EndUserCard
 

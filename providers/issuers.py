@@ -18,6 +18,7 @@ USUAL = ("RS256", "ES256")
 MAX_LEEWAY = 120  # seconds
 MAX_CHARS = 500
 MAX_ENTRIES = 50
+END_USER_CHARS = 200  # of the name that a token signs; one that a client only says is shorter
 CLAIM = re.compile(r"[^\s\x00-\x1f]{1,200}\Z")
 TAG = re.compile(r"[a-z0-9_.-]{1,40}\Z")
 

@@ -17,7 +17,7 @@ from gateway.credentials.issuerkeys import Absence, IssuerKeys
 from gateway.credentials.kept import Sql
 from gateway.errors import Forbidden, Overloaded, Unauthorized
 from providers import keyring, snapshot
-from providers.issuers import IssuerCard
+from providers.issuers import END_USER_CHARS, IssuerCard
 from providers.keyring import MISSING, UNKNOWN, Verdict
 from providers.targets import KeyCard
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 BEGINNING = "eyJ"  # `{"` in base64
 MAX_CHARS = 8192
 MAX_KNOWN = 10_000
-MAX_END_USER_CHARS = 200
 KIND = "signed"
 
 
@@ -180,13 +179,13 @@ class Signed:
 def identity_of(issuer: IssuerCard, key: KeyCard, claims: dict[str, Any], ends_at: float) -> Identity:
     """The key's card for the token's end user. Where calls of the key may come from says nothing about his address."""
     end_user = claims.get(issuer.end_user_claim)
-    if not isinstance(end_user, str) or not 0 < len(end_user) <= MAX_END_USER_CHARS or not end_user.isprintable():
+    if not isinstance(end_user, str) or not 0 < len(end_user) <= END_USER_CHARS or not end_user.isprintable():
         raise Unauthorized(
-            f"The token's claim `{issuer.end_user_claim}` must name its user in 1 to {MAX_END_USER_CHARS} characters.",
+            f"The token's claim `{issuer.end_user_claim}` must name its user in 1 to {END_USER_CHARS} characters.",
             code="invalid_token",
         )
     tags = {
-        tag: str(claims[claim])[:MAX_END_USER_CHARS]
+        tag: str(claims[claim])[:END_USER_CHARS]
         for tag, claim in issuer.tag_claims.items()
         if isinstance(claims.get(claim), str | int | float)
     }

@@ -12,6 +12,7 @@ import pytest
 import time_machine
 from asgiref.sync import sync_to_async
 from django.core.exceptions import ValidationError
+from django.core.management import call_command
 from django.db.backends.utils import CursorWrapper
 
 from providers.models import ClientKey, Issuer
@@ -334,3 +335,11 @@ def test_a_row_that_could_not_be_served_is_refused_at_its_field(fields: dict[str
     with pytest.raises(ValidationError) as refused:
         Issuer(**{**values, **fields}).full_clean()
     assert wrong in refused.value.message_dict
+
+
+async def test_a_user_with_the_longest_name_that_is_signed_can_be_blocked(door: Door, issuer: TestIssuer) -> None:
+    token, name = issuer.token(sub="u" * 200), "u" * 200
+    assert await status(door, token) == 200
+    await sync_to_async(call_command)("block_end_user", name)
+    await looked(door)
+    assert await code(door, token) == (403, "end_user_blocked")
