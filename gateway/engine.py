@@ -83,10 +83,15 @@ class Engine:
 
     async def running(self) -> Process:
         if self.process is None:
-            self._starting = self._starting or asyncio.Lock()
-            async with self._starting:
+            lock = self._starting = self._starting or asyncio.Lock()
+            async with lock:
                 if self.process is None:
-                    await self.start()
+                    try:
+                        await self.start()
+                    except BaseException:
+                        await self.stop()  # half a start serves nobody: the next request tries it anew
+                        self._starting = lock  # those who wait are let in one after the other
+                        raise
         assert self.process is not None
         return self.process
 
@@ -175,6 +180,7 @@ class Engine:
                 log.exception("last_drain_failed")
             self.journal.close()
             await self.observer.end()
+        if self._sql is not None:
             await self.sql(close_connections)
             self._sql.shutdown()
         self.process, self.journal, self._sql, self._tasks, self._starting = None, None, None, [], None
