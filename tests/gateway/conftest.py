@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.upstream.client import UpstreamReply
+from gateway.upstream.client import Upstream, UpstreamReply
+from providers.addresses import AddressPolicy
 from tests.gateway import house
 from tests.scripted import ScriptedUpstream
 
@@ -14,6 +15,19 @@ from tests.scripted import ScriptedUpstream
 async def scripted() -> AsyncIterator[ScriptedUpstream]:
     async with ScriptedUpstream() as upstream:
         yield upstream
+
+
+@pytest.fixture
+def provider(scripted: ScriptedUpstream) -> ScriptedUpstream:
+    """The same, for single calls with no gateway before them."""
+    return scripted
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    upstream = Upstream(AddressPolicy([], development=True), limit=house.LIMIT)
+    yield upstream
+    await upstream.aclose()
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from proxysite.server import GatewayServer
 from tests import canaries
 from tests.proxysite.wire import serving
 
+LIMIT = 3  # calls that the fixture `upstream` has under way at once
 TOKEN = canaries.PROVIDER_TOKEN  # what the provider knows the gateway by; it must never be seen by a client
 
 

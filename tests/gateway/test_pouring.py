@@ -12,12 +12,10 @@ import pytest
 from gateway.errors import BodyTimeout, GatewayError, UpstreamBroken, UpstreamRefused
 from gateway.pouring import WrongLength
 from gateway.upstream.client import Upstream
-from providers.addresses import AddressPolicy
 from providers.targets import Timeouts
-from tests.gateway.house import eventually
+from tests.gateway.house import LIMIT, eventually
 from tests.scripted import FIN, ScriptedUpstream, json_answer
 
-LIMIT = 3
 KIB = 1024
 MIB = 1024 * 1024
 REFUSAL = b"HTTP/1.1 401 No\r\ncontent-length: 2\r\ncontent-type: application/json\r\n\r\n{}"
@@ -51,19 +49,6 @@ class Pieces:
 @dataclass
 class Sending:
     sent: bool = False
-
-
-@pytest.fixture
-async def provider() -> AsyncIterator[ScriptedUpstream]:
-    async with ScriptedUpstream() as provider:
-        yield provider
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    upstream = Upstream(AddressPolicy([], development=True), limit=LIMIT)
-    yield upstream
-    await upstream.aclose()
 
 
 @asynccontextmanager

@@ -15,7 +15,8 @@ from gateway.errors import UpstreamUnreachable
 from gateway.upstream import tls
 from gateway.upstream.client import Upstream
 from providers.addresses import AddressPolicy
-from tests.gateway.test_upstream_faults import LIMIT, call
+from tests.gateway.house import LIMIT
+from tests.gateway.test_upstream_faults import call
 from tests.scripted import ScriptedUpstream
 
 

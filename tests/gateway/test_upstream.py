@@ -2,7 +2,6 @@
 
 import gzip
 import zlib
-from collections.abc import AsyncIterator
 
 import httpx
 import pytest
@@ -12,24 +11,11 @@ from gateway.errors import UpstreamInvalid, UpstreamTimeout, UpstreamUnreachable
 from gateway.upstream.client import Upstream
 from providers.addresses import AddressPolicy
 from providers.targets import Timeouts
+from tests.gateway.house import LIMIT
 from tests.scripted import FIN, Chunk, Pause, ScriptedUpstream, Step, head, json_answer
 
-LIMIT = 3
 HEADERS = [("authorization", "Bearer sk-up"), ("content-type", "application/json")]
 CHUNKED = {"transfer-encoding": "chunked"}
-
-
-@pytest.fixture
-async def provider() -> AsyncIterator[ScriptedUpstream]:
-    async with ScriptedUpstream() as provider:
-        yield provider
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    upstream = Upstream(AddressPolicy([], development=True), limit=LIMIT)
-    yield upstream
-    await upstream.aclose()
 
 
 async def call(upstream: Upstream, url: str) -> bytes:

@@ -32,25 +32,12 @@ from gateway.upstream.client import FOREIGN, Upstream, translated
 from gateway.upstream.tls import tls_context
 from providers.addresses import AddressPolicy
 from providers.targets import Timeouts
+from tests.gateway.house import LIMIT
 from tests.scripted import FIN, HANG, RESET, Chunk, Pause, Script, ScriptedUpstream, Step, head, json_answer, sse
 
-LIMIT = 3
 CANARY = "Bearer sk-canary"
 HEADERS = [("authorization", CANARY), ("content-type", "application/json")]
 CHUNKED = {"transfer-encoding": "chunked"}
-
-
-@pytest.fixture
-async def provider() -> AsyncIterator[ScriptedUpstream]:
-    async with ScriptedUpstream() as provider:
-        yield provider
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    upstream = Upstream(AddressPolicy([], development=True), limit=LIMIT)
-    yield upstream
-    await upstream.aclose()
 
 
 async def call(upstream: Upstream, url: str, timeouts: Timeouts | None = None, body: bytes = b"{}") -> bytes:

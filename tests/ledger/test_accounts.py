@@ -1,9 +1,6 @@
 """Budget accounts, leases and daily totals in SQL: they move with new rows only, and always add up."""
 
 import json
-import os
-import subprocess
-import sys
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from io import StringIO
@@ -24,6 +21,7 @@ from ledger.leases import AccountPlace
 from ledger.models import Alert, BudgetAccount, DailyRollup, Lease, LeaseHolder, PriceRow, UsageRecord
 from ledger.money import units
 from providers.targets import BudgetCard
+from tests.ledger.rows import check_on_postgresql
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 D = Decimal
@@ -320,16 +318,4 @@ def test_a_small_amount_is_exported_in_figures() -> None:
 
 @pytest.mark.postgres
 def test_postgresql_passes_all_of_this_too(postgres_url: str) -> None:
-    """The tests above, in a process of its own whose DATABASE_URL names a PostgreSQL database."""
-    arguments = ["--noconftest", "-q", "-p", "no:cacheprovider", "-m", "not postgres", __file__]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *arguments],
-        cwd=Path(__file__).parents[2],
-        env=environment | {"DATABASE_URL": postgres_url},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert " passed" in done.stdout
+    check_on_postgresql(__file__, postgres_url)

@@ -8,7 +8,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import pytest
 from ledger.adoption import Orphans
 from ledger.entries import Opened, Settled
 from ledger.journal import Journal
-from ledger.tape import Reject
+from tests.ledger.rows import Rows
 
 ROOT = Path(__file__).parents[2]
 
@@ -190,19 +189,6 @@ def test_an_adopter_killed_at_a_bad_moment_is_followed_by_another(site: Site, tm
     assert "1 journal files adopted" in site.manage("drain_journal")
     assert list(site.directory.iterdir()) == []
     check(site.rows(), tmp_path / "said")
-
-
-class Rows:
-    """A store in memory, for the tests without a process."""
-
-    def __init__(self) -> None:
-        self.entries: list[Settled] = []
-        self.away = False
-
-    def __call__(self, entries: Sequence[Settled], reject: Reject) -> None:
-        if self.away:
-            raise ConnectionError
-        self.entries += entries
 
 
 def test_the_files_of_the_living_are_left_alone(tmp_path: Path) -> None:

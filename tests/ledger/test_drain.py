@@ -1,8 +1,5 @@
 """Entries into rows of the database: each request once, and nothing that a stranger wrote stops the others."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -19,6 +16,7 @@ from ledger.entries import Settled
 from ledger.journal import Journal
 from ledger.models import UsageRecord
 from ledger.storable import LARGEST, LENGTHS
+from tests.ledger.rows import check_on_postgresql
 
 WHOLE = Settled(
     "r1",
@@ -212,16 +210,4 @@ def test_a_missing_table_is_waited_for(tmp_path: Path) -> None:
 
 @pytest.mark.postgres
 def test_postgresql_passes_all_of_this_too(postgres_url: str) -> None:
-    """The tests above, in a process of its own whose DATABASE_URL names a PostgreSQL database."""
-    arguments = ["--noconftest", "-q", "-p", "no:cacheprovider", "-m", "not postgres", __file__]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *arguments],
-        cwd=Path(__file__).parents[2],
-        env=environment | {"DATABASE_URL": postgres_url},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert " passed" in done.stdout
+    check_on_postgresql(__file__, postgres_url)

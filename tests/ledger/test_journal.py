@@ -6,7 +6,6 @@ import resource
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,24 +15,7 @@ from structlog.testing import capture_logs
 from ledger import journal as journal_module
 from ledger.entries import Entry, Opened, Settled
 from ledger.journal import LINE_BYTES, Journal, JournalError
-from ledger.tape import Reject
-
-
-class Rows:
-    """A store in memory; `away` makes it fail as a database does."""
-
-    def __init__(self) -> None:
-        self.entries: list[Settled] = []
-        self.away = False
-
-    def __call__(self, entries: Sequence[Settled], reject: Reject) -> None:
-        if self.away:
-            raise ConnectionError
-        self.entries += entries
-
-    @property
-    def ids(self) -> list[str]:
-        return [entry.id for entry in self.entries]
+from tests.ledger.rows import Rows
 
 
 @pytest.fixture
