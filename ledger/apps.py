@@ -5,3 +5,5 @@ from django.apps import AppConfig
 
 class LedgerConfig(AppConfig):
     name = "ledger"
+    verbose_name = "Usage and money"
+    pages = ("UsageRecord", "DailyRollup", "BudgetAccount", "PriceRow", "Alert", "CapturedPayload", "PayloadView")

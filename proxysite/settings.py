@@ -38,7 +38,7 @@ ASGI_APPLICATION = "proxysite.asgi.application"
 APPEND_SLASH = False
 INSTALLED_APPS = [
     "proxysite.apps.ProxysiteConfig",
-    "django.contrib.admin.apps.SimpleAdminConfig",  # whoever loads proxysite.urls has the admin found
+    "proxysite.adminsite.AdminConfig",  # whoever loads proxysite.urls has the admin found
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -70,7 +70,7 @@ if ON_LAMBDA:
     # Nothing but checks of what is written in this file, which take a hundredth of a start.
     INSTALLED_APPS.remove("csp")
 if not GATEWAY_ADMIN:
-    INSTALLED_APPS = [name for name in INSTALLED_APPS if not name.startswith(("django.contrib.admin", "django_object"))]
+    INSTALLED_APPS = [name for name in INSTALLED_APPS if not name.startswith(("proxysite.adminsite", "django_object"))]
     for name in ("sessions.middleware.Session", "auth.middleware.Authentication", "messages.middleware.Message"):
         MIDDLEWARE.remove(f"django.contrib.{name}Middleware")
 TEMPLATES = [
