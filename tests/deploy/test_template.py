@@ -7,7 +7,9 @@ import subprocess
 from typing import Any
 
 import pytest
+from django.conf import settings
 
+from gateway.metrics.emf import SERVICE
 from gateway.metrics.families import BY_NAME
 from proxysite.env import BASE_DIR
 from tests.machine import sam_python
@@ -95,7 +97,16 @@ def test_logs_are_kept_for_a_time_and_the_upkeep_runs_daily(resources: dict[str,
     assert group["RetentionInDays"] == {"Ref": "LogRetentionDays"}
     (rule,) = of_kind(resources, "AWS::Events::Rule")
     assert (rule["ScheduleExpression"], rule["State"]) == ("rate(1 day)", "ENABLED")
-    assert len(of_kind(resources, "AWS::CloudWatch::Alarm")) == 5
+
+
+def test_there_is_an_alarm_for_what_the_gateway_itself_counts_as_spent(resources: dict[str, Any]) -> None:
+    assert len(of_kind(resources, "AWS::CloudWatch::Alarm")) == 6
+    spend = resources["SpendAlarm"]["Properties"]
+    assert spend["MetricName"] in BY_NAME
+    assert (spend["Namespace"], spend["Dimensions"]) == (
+        settings.GATEWAY_EMF_NAMESPACE,
+        [{"Name": SERVICE, "Value": {"Ref": "Gateway"}}],
+    )
 
 
 def test_the_dashboard_draws_what_the_function_tells(resources: dict[str, Any]) -> None:
