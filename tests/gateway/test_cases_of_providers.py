@@ -53,6 +53,16 @@ async def test_case_05_a_predibase_adapter_goes_to_the_deployments_address(
     assert door.key not in str(sent)
 
 
+async def test_what_a_provider_has_no_endpoint_for_is_not_asked_of_it(door: Door, scripted: ScriptedUpstream) -> None:
+    scripted.default = json_answer({"id": "resp_1", "object": "response", "status": "completed", "output": []})
+    async with door.http() as http:
+        alone = await http.post("/responses", json={"model": "support", "input": "Hi"})
+        other = await http.post("/responses", json={"model": "either", "input": "Hi"})
+    assert (alone.status_code, alone.json()["error"]["code"]) == (400, "unsupported_endpoint")
+    assert other.status_code == 200
+    assert [sent.target for sent in scripted.requests] == ["/plain/v1/responses"]
+
+
 async def test_case_06_the_v1_form_of_azure_has_no_date_and_its_key_in_a_header_of_its_own(
     door: Door, scripted: ScriptedUpstream
 ) -> None:

@@ -92,3 +92,10 @@ def test_what_is_wrong_with_a_provider_stands_at_its_field(values: ProviderValue
     _, faults = settled(values, POLICY)
     assert [fault.field for fault in faults] == [field]
     assert said in faults[0].message
+
+
+@pytest.mark.parametrize(
+    "name", ["mistral", "predibase", "lorax", "huggingface-endpoint", "tgi", "replicate", "anthropic", "gemini"]
+)
+def test_a_provider_without_responses_is_known_for_it(name: str) -> None:
+    assert quirks.parse(presets()[name].quirks).paths["/responses"] == ""
