@@ -103,7 +103,9 @@ class ProviderForm(forms.ModelForm):  # type: ignore[type-arg]
         except ConfigError as error:
             raise ValidationError(list(error.problems)) from None
         for fault in faults:
-            self.add_error(fault.field, capfirst(fault.message))
+            # What is wrong with JSON begins with a name in it, which is written as it is.
+            said = capfirst(fault.message) if fault.field in ("dialect", "base_url") else fault.message
+            self.add_error(fault.field, said)
         if not faults:
             data["base_url"], data["options"] = values.base_url, dict(values.options)
         return data
@@ -265,6 +267,7 @@ class RouteFormSet(forms.BaseInlineFormSet):  # type: ignore[type-arg]
 
     def clean(self) -> None:
         super().clean()
-        kept = [form for form in self.forms if form.has_changed() or form.instance.pk]
+        # An empty new line has an id already, made for it as for every row.
+        kept = [form for form in self.forms if form.has_changed() or not form.instance._state.adding]
         if not any(form.is_valid() and not form.cleaned_data.get("DELETE") for form in kept):
             raise ValidationError("An alias needs at least one route: choose a provider below.")

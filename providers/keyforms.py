@@ -8,9 +8,10 @@ from django.core.exceptions import ValidationError
 from django.utils.text import capfirst
 
 from providers import aliases as alias_names
-from providers import allowances, newkeys
+from providers import allowances, newkeys, overlay
+from providers.configfile import ConfigError
 from providers.forms import CAPTURE_HELP, LIMIT_HELP, JSONText, Lines, OptionalNumbers
-from providers.models import ClientKey, Team, every_alias
+from providers.models import ClientKey, Provider, Team, every_alias
 
 BUDGET_HELP = {"budget": "US dollars a day, a month or in total: 5.00/month, or 50/month, 5/day. Empty: no budget."}
 
@@ -44,7 +45,7 @@ class Percentages(forms.CharField):
 
 class BudgetForm(OptionalNumbers):
     budget_alerts = Percentages(
-        label="alerts at percent", required=False, help_text="Of the budget, such as 80, 100. Empty: no alert."
+        label="Alerts at percent", required=False, help_text="Of the budget, such as 80, 100. Empty: no alert."
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -64,6 +65,14 @@ class TeamForm(BudgetForm):
         }
 
 
+def _providers() -> list[str]:
+    """The names of all that there are, those of the environment too."""
+    names = set(Provider.objects.values_list("name", flat=True))
+    with suppress(ConfigError):  # which the pages of the providers say
+        names.update(card.name for card in overlay.load().providers)
+    return sorted(names)
+
+
 class ClientKeyForm(BudgetForm):
     aliases = PatternLines(
         required=False,
@@ -77,19 +86,19 @@ class ClientKeyForm(BudgetForm):
         help_text="None chosen: all but organization; without the alias * all but realtime, batches, evals, other too.",
     )
     cidrs = Lines(
-        label="source networks",
+        label="Source networks",
         required=False,
         help_text="Where calls may come from, one a line: 192.0.2.0/24, 2001:db8::/32. Empty: anywhere.",
     )
     origins = Lines(
-        label="web origins",
+        label="Web origins",
         required=False,
         help_text="Pages that may use a publishable key, one a line: https://app.example.com, https://*.example.com. "
         "Of a secret key: pages that the tokens which it mints may be meant for.",
     )
     tags = JSONText(required=False, help_text='Names and texts for your own accounts: {"cost_centre": "4711"}.')
     unknown_price = forms.CharField(
-        label="where no price is known",
+        label="Where no price is known",
         required=False,
         initial="allow",
         help_text="allow, block, or the US dollars that such a request is charged, as 0.05.",
@@ -138,6 +147,12 @@ class ClientKeyForm(BudgetForm):
             usual = newkeys.defaults()
             self.fields["rpm"].initial, self.fields["budget"].initial = usual.rpm, usual.budget
             self.fields["expires_at"].initial = usual.ends_at()
+
+    def clean_default_provider(self) -> str:
+        name: str = self.cleaned_data["default_provider"]
+        if name and name != self.initial.get("default_provider") and name not in _providers():
+            raise ValidationError(f"There is no provider {name}; there are {', '.join(_providers()) or 'none'}.")
+        return name
 
     def clean_kind(self) -> str:
         return self.cleaned_data["kind"] or allowances.SECRET

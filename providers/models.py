@@ -164,10 +164,11 @@ class ModelAlias(Limited, Cached, Captured, Row):
         return self.name
 
     def clean(self) -> None:
-        try:
-            aliases.check(self.name)
-        except ValueError as error:
-            raise ValidationError({"name": str(error)}) from None
+        if self.name:  # that it is missing is said by the field
+            try:
+                aliases.check(self.name)
+            except ValueError as error:
+                raise ValidationError({"name": str(error)}) from None
         settle(self, allowances.ALIAS)
 
 
@@ -329,7 +330,9 @@ class Issuer(Row):
         return self.name
 
     def clean(self) -> None:
-        wrong = issuers.faults(vars(self))
+        missing = {name for name in ("issuer", "audience", "jwks_url", "end_user_claim") if not getattr(self, name)}
+        # That they are missing is said by the fields.
+        wrong = {name: said for name, said in issuers.faults(vars(self)).items() if name not in missing}
         ids = set(self.profiles.values()) if "profiles" not in wrong else set()
         if unknown := ids - set(ClientKey.objects.filter(pk__in=ids).values_list("pk", flat=True)):
             wrong["profiles"] = f"There is no key with the id {min(unknown)}."

@@ -29,8 +29,10 @@ class GuardedSignIn(AdminAuthenticationForm):
             wait(self.request, "address", address(self.request)),
         ]
         if any(left):
+            minutes = -(-max(left) // 60)
             raise ValidationError(
-                f"Too many attempts to sign in. Try again in {-(-max(left) // 60)} minutes.", code="throttled"
+                f"Too many attempts to sign in. Try again in {minutes} minute{'s' if minutes > 1 else ''}.",
+                code="throttled",
             )
         found: dict[str, Any] = super().clean()
         return found

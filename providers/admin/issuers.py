@@ -1,5 +1,7 @@
 """Issuers: whose tokens an application's own users may send instead of a key."""
 
+from typing import ClassVar
+
 from django import forms
 from django.contrib import admin
 
@@ -17,10 +19,10 @@ class IssuerForm(forms.ModelForm):  # type: ignore[type-arg]
         help_text="What its keys sign with; a token with another algorithm is refused, whatever it says.",
     )
     tag_claims = JSONText(
-        label="tags from claims", required=False, help_text='Tags and the claims that they have: {"plan": "plan"}.'
+        label="Tags from claims", required=False, help_text='Tags and the claims that they have: {"plan": "plan"}.'
     )
     profiles = JSONText(
-        label="keys by its value", required=False, help_text='Values and ids of keys: {"pro": "k7Fq0Zt1"}.'
+        label="Keys by its value", required=False, help_text='Values and ids of keys: {"pro": "k7Fq0Zt1"}.'
     )
 
     class Meta:
@@ -29,9 +31,12 @@ class IssuerForm(forms.ModelForm):  # type: ignore[type-arg]
             *("name", "enabled", "issuer", "audience", "jwks_url", "algorithms", "leeway"),
             *("key", "profile_claim", "profiles", "end_user_claim", "tag_claims"),
         )
+        error_messages: ClassVar[dict[str, dict[str, str]]] = {
+            "key": {"invalid_choice": "There is no key with this id: the magnifier lists those that there are."}
+        }
         help_texts = {
-            "issuer": "As the tokens have it in `iss`, to the letter: https://accounts.example.com/",
-            "audience": "As the tokens have it in `aud`: the name under which the issuer knows your application.",
+            "issuer": "As the tokens have it in iss, to the letter: https://accounts.example.com/",
+            "audience": "As the tokens have it in aud: the name under which the issuer knows your application.",
             "jwks_url": "Its jwks_uri, such as https://accounts.example.com/.well-known/jwks.json.",
             "leeway": f"At most {issuers.MAX_LEEWAY} seconds.",
             "key": "Its scopes, limits and budget are the tokens'; its web origins are those of the pages that may "

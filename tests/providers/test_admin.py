@@ -21,6 +21,7 @@ from tests.providers.pages import errors, page, url
 
 pytestmark = pytest.mark.django_db
 CANARY = "sk-canary-0123456789-wxyz"
+REQUIRED = "This field is required."
 NO_CREDENTIALS = {"credentials-TOTAL_FORMS": "0", "credentials-INITIAL_FORMS": "0"}
 PROVIDER = {
     "name": "lab",
@@ -125,10 +126,10 @@ def test_a_key_that_does_not_decrypt_is_said_on_the_page(admin: Client, stored: 
         ({"base_url": "https://10.0.0.1/v1"}, "A private or special address is called only where GATEWAY_PRIVATE"),
         ({"base_url": "javascript:alert(1)"}, "Write the scheme too"),
         ({"base_url": "https://x.example.com/{tenant_id}/v1"}, "Fill in {tenant_id}"),
-        ({"options": '{"api": 1}'}, "Api is no option of this dialect"),
+        ({"options": '{"api": 1}'}, "api is no option of this dialect"),
         ({"options": "[]"}, "This must be an object"),
-        ({"quirks": '{"drop": ["model"]}'}, "Quirks.drop.model"),
-        ({"timeouts": '{"gap": 0}'}, "Timeouts.gap must be more than 0"),
+        ({"quirks": '{"drop": ["model"]}'}, "quirks.drop.model"),
+        ({"timeouts": '{"gap": 0}'}, "timeouts.gap must be more than 0"),
         ({"timeouts": "{"}, "Enter a valid JSON."),
     ],
 )
@@ -239,6 +240,27 @@ def test_an_alias_without_a_route_and_a_bad_name_are_refused(admin: Client, stor
     assert "has a * before its end" in text
     assert "An alias needs at least one route" in text
     assert ModelAlias.objects.count() == 0
+
+
+def test_an_alias_whose_lines_for_routes_were_left_empty_is_refused(admin: Client, stored: Credential) -> None:
+    alias = {"name": "fast", "strategy": "ordered", "enabled": "on"}
+    # As a browser sends them.
+    empty = {"id": "", "alias": "", "position": "0", "provider": "", "model": "", "weight": "1"}
+    lines = {f"routes-{number}-{name}": value for number in (0, 1) for name, value in empty.items()}
+    response = admin.post(url("modelalias_add"), {**alias, **routes(total=2), **lines})
+    assert "An alias needs at least one route" in page(response)
+    assert not ModelAlias.objects.exists()
+
+
+def test_what_is_missing_is_said_once(admin: Client) -> None:
+    def said(model: str, **fields: str) -> dict[str, list[str]]:
+        response = admin.post(url(f"{model}_add"), {**routes(total=0), **fields})
+        return {**response.context["adminform"].form.errors}
+
+    assert said("modelalias", strategy="ordered") == {"name": [REQUIRED]}
+    wrong = said("issuer", algorithms="RS256", leeway="30", key="none")
+    assert wrong.pop("key")[0] == "There is no key with this id: the magnifier lists those that there are."
+    assert wrong == {key: [REQUIRED] for key in ("name", "issuer", "audience", "jwks_url", "end_user_claim")}
 
 
 def test_a_new_key_is_shown_once_in_the_answer_and_nowhere_else(admin: Client) -> None:

@@ -9,6 +9,7 @@ from django.test import Client
 from django.utils import timezone
 from pytest_django import Settings
 
+from providers.endusers import EndUser
 from providers.models import ClientKey, ModelAlias, Provider, Team
 from tests.providers.pages import errors, page, url
 
@@ -82,6 +83,7 @@ def test_a_new_key_has_what_the_form_says(admin: Client) -> None:
             "free",
             "Must be allow, block, or the US dollars that such a request is charged, as 0.05.",
         ),
+        ("default_provider", "lab", "There is no provider lab; there are none."),
         ("endpoints", "chat", "Select a valid choice. chat is not one of the available choices."),
     ],
 )
@@ -90,6 +92,25 @@ def test_what_is_wrong_with_a_key_stands_at_its_field(admin: Client, field: str,
     assert errors(response) == [said]
     assert list(response.context["adminform"].form.errors) == [field]
     assert not ClientKey.objects.exists()
+
+
+def test_a_default_provider_may_be_a_row_or_of_the_environment(admin: Client, settings: Settings) -> None:
+    Provider.objects.create(name="lab", base_url="https://lab.example.com/v1")
+    settings.OPENAI_SERVER_URL = "https://api.openai.com"
+    for name in ("lab", "openai-server"):
+        assert admin.post(url("clientkey_add"), {"name": "app", "aliases": "*", "default_provider": name})
+    assert set(ClientKey.objects.values_list("default_provider", flat=True)) == {"lab", "openai-server"}
+
+
+def test_an_end_user_is_blocked_under_a_key_that_there_is(admin: Client) -> None:
+    row, _ = ClientKey.objects.mint("app")
+    wrong = admin.post(url("enduser_add"), {"name": "anna", "key": "nokey", "blocked": "on"})
+    assert errors(wrong) == ["There is no key with the id nokey: the list of client keys has them."]
+    assert admin.post(url("enduser_add"), {"name": "anna", "key": row.id, "blocked": "on"}).status_code == 302
+    row.delete()
+    found = EndUser.objects.get()
+    assert admin.post(url("enduser_change", found.id), {"name": "anna", "key": found.key}).status_code == 302
+    assert not EndUser.objects.get().blocked
 
 
 def test_an_alias_is_limited_in_its_form(admin: Client) -> None:
@@ -179,7 +200,10 @@ def test_the_history_is_reached_from_the_rows_and_does_not_crowd_the_first_page(
     link = f'<a href="{url("historicalclientkey_changelist")}">All changes</a>'
     assert link in page(admin.get(url("clientkey_changelist")))
     ClientKey.objects.mint("gone")[0].delete()
-    assert "gone" in page(admin.get(url("historicalclientkey_changelist")))
+    text = page(admin.get(url("historicalclientkey_changelist")))
+    assert "gone" in text
+    # What was done, and not the kind that the key is of.
+    assert re.findall(r'<td class="field-done">(\w+)</td>', text) == ["deleted", "made"]
 
 
 def test_a_publishable_key_is_made_with_its_bounds_or_not_at_all(admin: Client) -> None:
