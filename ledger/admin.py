@@ -55,7 +55,8 @@ class KeyFilter(admin.SimpleListFilter):
     parameter_name = "key"
 
     def lookups(self, request: HttpRequest, model_admin: "admin.ModelAdmin[Any]") -> list[tuple[str, str]]:
-        return list(ClientKey.objects.order_by("name", "id").values_list("id", "name")[:CHOICES])
+        # With their ids: a key and its successor have one name.
+        return [(key.id, str(key)) for key in ClientKey.objects.order_by("name", "id").only("id", "name")[:CHOICES]]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[UsageRecord]) -> QuerySet[UsageRecord]:
         return queryset if self.value() is None else queryset.filter(key_id=self.value())

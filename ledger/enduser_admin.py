@@ -39,7 +39,7 @@ def view(request: HttpRequest) -> HttpResponse:
     since = timezone.now() - timedelta(days=DAYS)
     mine = {"end_user": name, **({"key_id": key} if key else {})}
     totals = DailyRollup.objects.filter(day__gte=since.date(), **mine).order_by("-day")
-    sums = {column: Sum(column) for column in ("requests", "tokens_in", "tokens_out", "cost")}
+    sums = {column: Sum(column) for column in ("requests", "unpriced", "tokens_in", "tokens_out", "cost")}
     row = EndUser.objects.filter(name=name, key=key).first()
     context: dict[str, Any] = {
         **admin.site.each_context(request),

@@ -189,6 +189,7 @@ def test_under_one_key_only_its_own_end_user_is_erased() -> None:
 @pytest.mark.django_db
 def test_the_page_of_an_end_user_shows_what_it_used_and_blocks_it() -> None:
     used("anna <b>", "k1", timezone.now().date(), 3)
+    DailyRollup.objects.update(unpriced=2)
     client = Client()
     client.force_login(User.objects.create_superuser("root"))
     url = "/admin/ledger/dailyrollup/end-user/?name=anna+%3Cb%3E"
@@ -196,6 +197,7 @@ def test_the_page_of_an_end_user_shows_what_it_used_and_blocks_it() -> None:
     assert "anna &lt;b&gt;" in page
     assert "anna <b>" not in page
     assert "3 requests" in page
+    assert "of 2 the price is not known" in page
     assert client.post(url, {"do": "block"}).status_code == 302
     assert EndUser.objects.get(blocked=True).name == "anna <b>"
     assert "Let in again" in client.get(url).content.decode()

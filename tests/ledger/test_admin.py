@@ -1,5 +1,6 @@
 """The usage rows in the admin: read only, escaped, and found with a bounded number of queries."""
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -70,6 +71,13 @@ def test_filters_and_search_find_exactly(operator: Client, query: str, found: li
     record("lost", alias="slow", outcome="lost", status=0, flagged=True)
     record("timeout", key_id="k2", outcome="upstream_timeout", status=504, flagged=True)
     assert listed(operator, query) == found
+
+
+def test_the_filter_tells_a_key_from_its_successor_of_the_same_name(operator: Client) -> None:
+    for name in ("k1", "k2"):
+        ClientKey.objects.create(id=name, name="web", pepper_id="p", digest=name.encode() * 16, last_four="abcd")
+    record("good")
+    assert re.findall(r">(web[^<]*)</a>", operator.get(LIST).content.decode()) == ["web (k1)", "web (k2)"]
 
 
 def test_the_list_takes_the_same_few_queries_whatever_its_length(
