@@ -1,6 +1,7 @@
 """The forms of client keys and teams."""
 
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 from django import forms
@@ -153,6 +154,12 @@ class ClientKeyForm(BudgetForm):
         if name and name != self.initial.get("default_provider") and name not in _providers():
             raise ValidationError(f"There is no provider {name}; there are {', '.join(_providers()) or 'none'}.")
         return name
+
+    def clean_expires_at(self) -> datetime | None:
+        """The page shows no fractions of a second: left as it is, the end is no change for the history."""
+        given: datetime | None = self.cleaned_data["expires_at"]
+        kept = self.instance.expires_at
+        return kept if given and kept and given == kept.replace(microsecond=0) else given
 
     def clean_kind(self) -> str:
         return self.cleaned_data["kind"] or allowances.SECRET

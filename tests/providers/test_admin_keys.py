@@ -182,6 +182,16 @@ def test_the_history_of_a_key_names_who_changed_what(admin: Client) -> None:
     assert "[&#x27;*&#x27;] → [&#x27;&lt;b&gt;&#x27;]" in shown
 
 
+def test_a_form_that_is_saved_as_it_stands_leaves_the_end_of_a_key_alone(admin: Client) -> None:
+    row, _ = ClientKey.objects.mint("app", expires_at=timezone.now().replace(microsecond=5) + timedelta(days=9))
+    fields = admin.get(url("clientkey_change", row.id)).context["adminform"].form["expires_at"].value()
+    day, time = str(fields.date()), fields.time().isoformat("seconds")
+    form = {"name": "web", "aliases": "*", "enabled": "on", "expires_at_0": day, "expires_at_1": time}
+    assert admin.post(url("clientkey_change", row.id), form).status_code == 302
+    changed = ClientKey.objects.get()
+    assert (changed.name, changed.expires_at) == ("web", row.expires_at)
+
+
 def test_s18_the_history_cannot_be_changed(admin: Client) -> None:
     row, _ = ClientKey.objects.mint("app")
     record = row.history.get()
