@@ -1,6 +1,6 @@
 """Captured payloads in the admin: a list of what is kept, each opened by name only, and who has opened what."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import structlog
 from django.conf import settings
@@ -49,6 +49,9 @@ class CapturedPayloadAdmin(_PayloadAdmin):
         *("id", "at", "expires_at", "key_name", "key_id", "alias", "model", "outcome"),
         *("request_bytes", "response_bytes", "truncated", "redactions", "request_text", "response_text"),
     )
+
+    class Media:
+        css: ClassVar[dict[str, list[str]]] = {"all": ["providers/admin.css"]}
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

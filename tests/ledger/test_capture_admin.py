@@ -49,6 +49,7 @@ def test_opening_a_payload_is_on_record_before_it_is_shown(row: CapturedPayload)
     assert "&lt;b&gt;what was asked&lt;/b&gt;" in shown
     assert SECRET not in shown
     assert "what was answered" in shown
+    assert 'href="/static/providers/admin.css"' in shown  # where long lines are broken
     view = PayloadView.objects.get()
     assert (view.payload_id, view.viewer, view.address) == ("req_1", "anna", "192.0.2.7")
 
