@@ -29,6 +29,7 @@ from gateway.parsing.requests import APIRequest
 from gateway.receipts import Call
 from providers import snapshot
 
+LARGE = 64 * 1024  # bytes of an answer, above which it is not done with before most of it has gone out
 API_VERSION = b"2020-10-01"  # what OpenAI's own answers say; some clients log it
 
 log = structlog.get_logger("gateway")
@@ -89,28 +90,27 @@ class GatewayHandler(ASGIHandler):
                     await _send_preflight(call, scope, send)
                     return
                 request = await self._admit_head(call, scope, path, receive, watch)
-                if call.forwarded and (key := idempotency.key_of(call, scope["method"], path)):
-                    await self._serve_once(call, scope, request, send, watch, key)
-                    return
-                response = await self._respond(request)
+                begun = await _begun(call, scope, path, request)
+                if begun is None:
+                    response = await self._respond(request)
+                elif not isinstance(begun, idempotency.Recording):
+                    response = begun
             except bodies.ClientGone:
                 raise
             except GatewayError as exc:
                 call.error = exc
-                response = error_response(exc, call)
-            await _answer(call, scope, response, send, watch)
+                response, begun = error_response(exc, call), None
+            if isinstance(begun, idempotency.Recording):
+                await self._serve_once(call, scope, request, send, watch, begun)
+            else:
+                await _answer(call, scope, response, send, watch)
         finally:
             watch.end()
 
     async def _serve_once(
-        self, call: Call, scope: Scope, request: APIRequest, send: Send, watch: "Watch", key: str
+        self, call: Call, scope: Scope, request: APIRequest, send: Send, watch: "Watch", begun: idempotency.Recording
     ) -> None:
-        """A request with an Idempotency-Key: the answer that there is, or one that is kept on its way out."""
-        asked = (call.place.path.encode(), scope.get("query_string") or b"", call.provider.encode(), request.body)
-        begun = await idempotency.begin(call, key, asked)
-        if not isinstance(begun, idempotency.Recording):
-            await _answer(call, scope, begun, send, watch)
-            return
+        """The first request with its Idempotency-Key: the answer is kept on its way out."""
         try:
             try:
                 response = await self._respond(request)
@@ -241,6 +241,19 @@ def _client_left(call: Call) -> None:
         call.task.cancel()
 
 
+async def _begun(
+    call: Call, scope: Scope, path: str, request: APIRequest
+) -> HttpResponse | idempotency.Recording | None:
+    """Of a request with an Idempotency-Key the answer that there is, or leave to make one; None for another."""
+    key = idempotency.key_of(call, scope["method"], path) if call.forwarded else ""
+    if not key:
+        return None
+    asked = [call.place.path.encode(), scope.get("query_string") or b"", call.provider.encode(), request.body]
+    if request.incoming is not None:  # type: ignore[attr-defined]
+        asked.append(call.header(b"content-length"))  # all that is known of an upload before it is passed on
+    return await idempotency.begin(call, key, asked)
+
+
 @lru_cache(maxsize=256)
 def _field_name(name: str) -> bytes:
     return name.lower().encode("ascii")
@@ -268,12 +281,16 @@ async def _send_preflight(call: Call, scope: Scope, send: Send) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-async def _send_whole(call: Call, response: HttpResponseBase, send: Send) -> None:
+async def _send_whole(call: Call, response: HttpResponseBase, scope: Scope, send: Send) -> None:
     assert isinstance(response, HttpResponse)
     body = response.content
     response.headers["content-length"] = str(len(body))
     await _send_head(call, response, send)
     call.bytes_out = len(body)
+    if len(body) > LARGE and "gateway.write" in scope.get("extensions", {}):
+        # Our own server has the end wait until little is left: what a client has not taken stays on the account.
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+        body = b""
     await send({"type": "http.response.body", "body": body})
 
 
@@ -300,7 +317,7 @@ async def _answer(call: Call, scope: Scope, response: HttpResponseBase, send: Se
         await _finishing(response, _stream(call, response, scope, send, watch))
         return
     watch.end()
-    sending = _send_whole(call, response, send)
+    sending = _send_whole(call, response, scope, send)
     await (_finishing(response, sending) if isinstance(response, Whole) else sending)
 
 
@@ -309,6 +326,10 @@ async def _finishing(response: Live | Whole, sending: Awaitable[None]) -> None:
     failed: BaseException | None = None
     try:
         await sending
+    except asyncio.CancelledError as exc:
+        # The tick's own end of a request that waited where nothing else looks for it: for room to write, say.
+        failed = response.receipt.interrupted() or exc
+        raise failed from None
     except BaseException as exc:
         failed = exc
         raise

@@ -16,6 +16,7 @@ from uvicorn.server import ServerState
 
 from gateway.errors import BadRequest, GatewayError, InternalError, MethodNotAllowed, Overloaded
 from proxysite.refusals import HeadTimeout, HeadTooLarge, Receive, Scope, Send, answer, raw_answer
+from proxysite.unsent import Unsent
 
 INVALID = "The server could not read this as an HTTP/1.1 request."
 
@@ -103,8 +104,11 @@ class GatewayProtocol(HttpToolsProtocol):
     # How long, and for how many bytes, a client that was answered early may finish its sentence.
     linger_seconds = 2.0
     linger_bytes = 16 * 1024 * 1024
+    # In which a client has to take a part of what waits for it; a stream's own limit is shorter, and stands in its row.
+    stall_seconds = 40.0
 
     cycle: Cycle
+    unsent: Unsent
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -129,6 +133,7 @@ class GatewayProtocol(HttpToolsProtocol):
     # --- the connection ----------------------------------------------------------------------------------------------
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.unsent = Unsent(transport, self.stall_seconds, self.abort)
         if self.limit_concurrency is not None and len(self.connections) > self.limit_concurrency:
             self.refuse(Overloaded("The server has no room for another connection now."))
             return
@@ -136,6 +141,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.disarm()
+        self.unsent.end()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
         if self.cycle is not None and not self.cycle.response_complete:
@@ -342,6 +348,14 @@ class GatewayProtocol(HttpToolsProtocol):
         return True
 
     # --- bytes out ---------------------------------------------------------------------------------------------------
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.unsent.watch()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.unsent.end()
+
     def on_response_complete(self) -> None:
         self.cycle.on_leave = None  # it holds the whole request
         super().on_response_complete()

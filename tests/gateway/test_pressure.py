@@ -1,6 +1,7 @@
 """Full pools, slow readers, slow writers, endless bodies, full memory: R18, R19, R21, R22 and the cap on buffers."""
 
 import asyncio
+import json
 import re
 import time
 from collections.abc import AsyncIterator
@@ -9,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 
 from gateway import bodies, delivery
 from gateway.errors import StreamInterrupted
+from gateway.models import KeyedRequest
 from gateway.process import Process
 from gateway.upstream.client import Upstream
 from gateway.upstream.transport import AiohttpTransport
@@ -119,10 +122,10 @@ async def test_r19_the_gateway_reads_at_most_a_mebibyte_ahead_of_a_slow_client(
     assert [row.outcome for row in await door.rows(count)] == ["client_cancelled"] * count
 
 
-async def stalled(door: Door, scripted: ScriptedUpstream) -> Leaver:
+async def stalled(door: Door, scripted: ScriptedUpstream, *headers: str) -> Leaver:
     """A client that does not read, and the gateway at the end of what it may hold for it."""
     scripted.default = large_stream(8 * MIB)
-    client = await Leaver.come(door, request(door), window=4096)
+    client = await Leaver.come(door, request(door, STREAM, *headers), window=4096)
     client.writer.transport.pause_reading()  # type: ignore[attr-defined]
     before = -1
     while taken(door) != before or before < 100_000:
@@ -151,6 +154,61 @@ async def test_r19_a_client_that_does_not_read_is_cut_off_after_the_write_stall(
         await client.reader.readexactly(16 * MIB)
     client.leave("rst")
     assert await eventually(lambda: len(asyncio.all_tasks()) <= tasks, within=1)
+
+
+async def test_r19_one_that_may_ask_again_is_cut_off_too(
+    door: Door, scripted: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(delivery, "WRITE_STALL", 1.0)
+    length = f"Content-Length: {len(json.dumps(STREAM))}"
+    client = await stalled(door, scripted, length, "Idempotency-Key: stalled")
+    [row] = await door.rows(1)
+    assert row.outcome == "client_stalled"
+    assert await eventually(lambda: not door.server.serving.connections, within=1)
+    assert "ASGI" not in caplog.text
+    assert not await sync_to_async(KeyedRequest.objects.exists)()
+    client.leave("rst")
+
+
+@pytest.mark.parametrize("way", ["stays", "shuts down"])
+async def test_r19_an_answer_in_one_piece_that_nobody_reads_is_on_the_account_and_dropped(
+    door: Door, scripted: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    assert GatewayProtocol.stall_seconds > delivery.WRITE_STALL
+    monkeypatch.setattr(GatewayProtocol, "stall_seconds", 60.0 if way == "shuts down" else 1.0)
+    message = {"role": "assistant", "content": "x" * 8 * MIB}
+    scripted.default = json_answer({**golden.COMPLETION, "choices": [{"index": 0, "message": message}]})
+    client = await Leaver.come(door, request(door, ASK), window=4096)
+    client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    process = process_of(door)
+    assert await eventually(lambda: process.memory.held > 8 * MIB)
+    await asyncio.sleep(0.3)
+    assert process.memory.held > 8 * MIB
+    if way == "shuts down":
+        await door.engine.end_streams()
+    assert await eventually(lambda: not door.server.serving.connections, within=4)
+    assert await eventually(lambda: not process.memory.held)
+    [row] = await door.rows(1)
+    assert (row.usage_source, row.status) == ("provider", 200)
+    assert "ASGI" not in caplog.text
+    client.leave("rst")
+
+
+async def test_r19_an_answer_in_one_piece_may_be_read_slowly(
+    door: Door, scripted: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GatewayProtocol, "stall_seconds", 0.3)
+    message = {"role": "assistant", "content": "x" * MIB}
+    scripted.default = json_answer({**golden.COMPLETION, "choices": [{"index": 0, "message": message}]})
+    client = await Leaver.come(door, request(door, ASK), window=65_536)
+    until, got = time.monotonic() + 1.5, 0
+    while time.monotonic() < until:
+        got += len(await client.reader.read(16_384))
+        await asyncio.sleep(0.05)
+    assert got < MIB
+    got += len(await client.reader.readexactly(MIB - got))
+    assert await eventually(lambda: not process_of(door).receipts)
+    client.leave("rst")
 
 
 async def test_a_shutdown_does_not_wait_for_a_client_that_does_not_read(
@@ -290,6 +348,8 @@ async def test_an_answer_that_finds_the_buffers_full_is_a_503_and_all_is_given_b
     assert process_of(door).upstream.slots.free == 2000
     await scripted.idle(1.0)
     client.leave("fin")
+    [row] = await door.rows(1)  # the provider has done the work
+    assert (row.sent, row.usage_source, row.tokens_in > 0) == (True, "estimated", True)
 
 
 def length_of(head: bytes) -> int:
