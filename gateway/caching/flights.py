@@ -35,14 +35,15 @@ class Flight:
         self.error: GatewayError | None = None
         self.followers = 0
         self._forget = forget
+        self._for_itself = leader.call.on_leave  # whether it goes on anyway
         leader.call.on_leave = self.leader_leaves
 
     def leader_leaves(self) -> bool:
         """Whether its request goes on without its client."""
-        if not self.followers:
-            return False
-        self.leader.left = True
-        return True
+        goes_on = self._for_itself is not None and self._for_itself()
+        if not goes_on and self.followers:
+            self.leader.left = goes_on = True
+        return goes_on
 
     def join(self) -> None:
         self.followers += 1

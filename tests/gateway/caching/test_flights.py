@@ -1,6 +1,7 @@
 """Of equal requests at once one is sent; the others get what it brings, and do not depend on its client."""
 
 import asyncio
+import json
 import time
 from collections import Counter
 from decimal import Decimal
@@ -261,3 +262,20 @@ async def test_the_fastest_reader_of_a_stream_too_large_to_keep_waits_for_the_sl
     slow.leave("rst")
     await scripted.idle(within=3)
     assert await eventually(lambda: process.memory.held == 0)
+
+
+async def test_a_leader_with_an_idempotency_key_goes_on_without_its_client(
+    door: Door, scripted: ScriptedUpstream
+) -> None:
+    scripted.default = slowly(json_answer(golden.COMPLETION), 0.6)
+    body = json.dumps(ASK).encode()
+    asking = request(door, body, f"Content-Length: {len(body)}", "Idempotency-Key: left")
+    client = await Leaver.come(door, asking)
+    assert await eventually(lambda: bool(scripted.requests))
+    client.leave("rst")
+    [row] = await door.rows(1)
+    assert (row.outcome, row.usage_source) == ("ok", "provider")
+    async with door.http() as http:
+        again = await http.post("/chat/completions", content=body, headers={"idempotency-key": "left"})
+    assert (again.status_code, again.headers.get("idempotent-replayed")) == (200, "true")
+    assert len(scripted.requests) == 1
