@@ -61,6 +61,7 @@ READ = tuple(Fields.__struct_fields__)
 # Not "user": it stands in every chat as a role, and of a doubled field both readers see the last.
 _QUOTED = tuple(b'"%b"' % name.encode() for name in READ if name != "user")
 _raw_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_raw_list = msgspec.json.Decoder(list[msgspec.Raw])
 _fields = msgspec.json.Decoder(Fields)
 _encode = msgspec.json.Encoder().encode
 # msgspec's error path: "... - at `$.stream_options.include_usage`"
@@ -126,7 +127,7 @@ class Ask(msgspec.Struct, frozen=True):
         raw = self.fields.get("prompt") if self.endpoint == "completions" else None
         if raw is None or not bytes(raw).lstrip().startswith(b"["):
             return 1
-        return max(1, sum(not isinstance(prompt, int) for prompt in msgspec.json.decode(raw)))
+        return max(1, sum(bytes(prompt)[:1] not in _NUMBER for prompt in _raw_list.decode(raw)))
 
     def bounded(self, cap: int) -> "Ask":
         """The same request with an answer of at most `cap` tokens a choice, where the client has set no bound."""
@@ -174,6 +175,7 @@ class Ask(msgspec.Struct, frozen=True):
 
 
 _BASE64 = b'"base64"'
+_NUMBER = frozenset(b"%c" % first for first in b"-0123456789")
 _TRUE = msgspec.Raw(b"true")
 _INCLUDE_USAGE = msgspec.Raw(b'{"include_usage":true}')
 
@@ -311,7 +313,8 @@ def _check_doubled(body: bytes) -> None:
     def note(pairs: list[tuple[str, Any]]) -> None:
         seen[:] = [name for name, _ in pairs]
 
-    json.loads(body, object_pairs_hook=note)
+    # Numbers stay texts: Python makes none of one with thousands of digits.
+    json.loads(body, object_pairs_hook=note, parse_int=str, parse_float=str)
     for name in READ:
         if seen.count(name) > 1:
             raise DuplicateField(f"`{name}` is given twice.", param=name)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
 
@@ -48,11 +49,11 @@ def in_body(fields: Mapping[str, msgspec.Raw], body: bytes) -> list[str]:
     """The ids in a JSON body of any operation that is not of the kind of chat. Raises BadRequest beyond MAX_IDS."""
     found: list[str] = []
     if any(name in body for name in DEEPER) or _hides(body):
-        _walk({name: msgspec.json.decode(raw) for name, raw in fields.items()}, found)
+        _walk({name: _value(name, raw) for name, raw in fields.items()}, found)
     else:
         for name, raw in fields.items():
             if name in NAMING:
-                _note(msgspec.json.decode(raw), found)
+                _note(_value(name, raw), found)
     return _checked(found)
 
 
@@ -62,7 +63,7 @@ def in_chat(fields: Mapping[str, msgspec.Raw], body: bytes) -> list[str]:
         return []
     found: list[str] = []
     messages = fields.get("messages")
-    _walk(msgspec.json.decode(messages) if messages is not None else None, found)
+    _walk(_value("messages", messages) if messages is not None else None, found)
     return _checked(found)
 
 
@@ -71,8 +72,18 @@ def made(fields: Mapping[str, msgspec.Raw]) -> list[str]:
     found: list[str] = []
     for name in MADE:
         if name in fields:
-            _note(msgspec.json.decode(fields[name]), found)
+            with suppress(msgspec.DecodeError):  # a number out of all range is no id
+                _note(msgspec.json.decode(fields[name]), found)
     return found[:MAX_IDS]
+
+
+def _value(name: str, raw: msgspec.Raw) -> Any:
+    """Raises BadRequest where it holds a number that no computer takes; all else of it has been looked at."""
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        text = f"`{name}` holds a number that is too large, or text that is none."
+        raise BadRequest(text, param=name, code="invalid_value") from None
 
 
 def _hides(body: bytes) -> bool:

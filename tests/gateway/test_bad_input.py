@@ -13,8 +13,9 @@ from django.utils import timezone
 
 from providers import keyring, keys
 from providers.models import ClientKey
+from tests.gateway import golden
 from tests.gateway.house import Door, client_key
-from tests.scripted import ScriptedUpstream
+from tests.scripted import ScriptedUpstream, json_answer
 
 INVALID = "invalid_request_error"
 
@@ -124,6 +125,24 @@ async def test_case_28_a_bad_body_is_a_400_that_names_the_field(
     assert (answer.status_code, error["type"], error["code"], error["param"]) == (400, INVALID, code, param)
     assert says in error["message"]
     assert scripted.requests == []
+
+
+async def test_s36_a_number_of_any_length_is_no_fault_of_the_gateways(door: Door, scripted: ScriptedUpstream) -> None:
+    scripted.default = json_answer(golden.COMPLETION)
+    long = b"1" * 5_000
+    passed = b'{"model":"fast","messages":[],"metadata":{"model":"a"},"seed":' + long + b"}"
+    answer = await post(door, passed)
+    assert (answer.status_code, scripted.requests[0].body.count(long)) == (200, 1)
+    assert (await post(door, b'{"model":"fast","prompt":[' + long + b"]}", "/completions")).status_code == 200
+    for content, path, param in [
+        (b'{"model":"fast","messages":[{"file_id":' + long + b"}]}", "/chat/completions", "messages"),
+        (b'{"model":"fast","input":"a","previous_response_id":1e999}', "/responses", "previous_response_id"),
+        (b'{"model":"fast","input":[{"file_id":' + long + b"}]}", "/responses", "input"),
+    ]:
+        refused = await post(door, content, path)
+        error = refused.json()["error"]
+        assert (refused.status_code, error["code"], error["param"]) == (400, "invalid_value", param)
+    assert len(scripted.requests) == 2
 
 
 async def test_64_levels_and_a_name_that_is_repeated_deeper_down_are_no_reason_to_refuse(
