@@ -154,8 +154,15 @@ class Live(StreamingHttpResponse):
             async for part in self._relayed(self.reply):
                 yield part
         except GatewayError as exc:
-            self.error, self.outcome = exc, exc.outcome
-            yield shapes.event(exc, self.receipt.ask.form)
+            yield self._broken(exc)
+        except asyncio.CancelledError:
+            if (error := self.receipt.interrupted()) is None:
+                raise
+            yield self._broken(error)
+
+    def _broken(self, exc: GatewayError) -> bytes:
+        self.error, self.outcome = exc, exc.outcome
+        return shapes.event(exc, self.receipt.ask.form)
 
     async def _relayed(self, reply: Reply) -> AsyncIterator[bytes]:
         relay, chunks = reply.relay, reply.chunks
@@ -174,10 +181,10 @@ class Live(StreamingHttpResponse):
                             yield part
                         if relay.done or relay.failed is not None:
                             break
+            if relay.failed is None and (part := relay.end()):
+                yield part
             if relay.failed is not None:
                 self.error, self.outcome = relay.failed, "upstream_error"
-            elif part := relay.end():
-                yield part
         except StreamInterrupted:
             raise
         except GatewayError as exc:

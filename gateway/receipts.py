@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from gateway.bills import Bill
-from gateway.errors import GatewayError, InternalError, LedgerUnavailable
+from gateway.errors import EndUserBlocked, GatewayError, InternalError, KeyCompromised, LedgerUnavailable
 from gateway.parsing.asks import Ask
 from gateway.parsing.places import NOWHERE, Place
 from gateway.process import Process
@@ -31,7 +31,8 @@ R = TypeVar("R")
 STATUS_CLIENT_CLOSED = 499  # nginx's number for a client that left before its answer
 KEPT = frozenset({"hit", "stale"})  # the states of the cache in which it has the answer
 # How an attempt ends of which nobody knows whether the provider did the work.
-CUT_OFF = frozenset({"cancelled", "upstream_timeout", "upstream_broken", "stream_interrupted"})
+CUT_OFF = frozenset({"cancelled", "pending", "upstream_timeout", "upstream_broken", "stream_interrupted"})
+CUT_HERE = frozenset({"buffers_full", KeyCompromised.code, EndUserBlocked.code})  # by the gateway itself
 
 
 def _no_header(name: bytes) -> bytes:
@@ -176,6 +177,9 @@ class Receipt(msgspec.Struct, eq=False):
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(exc, asyncio.CancelledError) and (error := self.interrupted()) is not None:
+            self.settle_for(error)  # what was waited for has no limit of its own: a pause, a row
+            raise error from None
         if exc is not None:
             self.settle_for(exc)
         elif not self.handed_over:
@@ -312,7 +316,7 @@ class Receipt(msgspec.Struct, eq=False):
         last = self.attempts[-1] if self.attempts else None
         if self.usage is not None or last is None or not self.ask.is_billed:
             return
-        if last.sent and last.outcome in CUT_OFF:
+        if last.sent and last.outcome in CUT_OFF | CUT_HERE:
             self.usage, self.usage_source = Usage(counting.prompt_tokens(self.ask.fields)), "estimated"
 
     def _line(self, outcome: str, error: GatewayError | None) -> Settled:

@@ -126,6 +126,24 @@ async def test_with_early_200_an_upstream_error_is_an_event(
     ] * 2
 
 
+@pytest.mark.parametrize("body", [ASK, STREAM])
+async def test_who_is_told_to_stop_in_a_pause_between_two_attempts_tells_the_client(
+    early: Door, scripted: ScriptedUpstream, caplog: pytest.LogCaptureFixture, body: dict[str, Any]
+) -> None:
+    scripted.default = json_answer({"error": {"message": "busy"}}, status=503, headers={"retry-after": "9"})
+    async with early.http() as http:
+        asking = asyncio.create_task(http.post("/chat/completions", json=body))
+        assert await eventually(lambda: bool(scripted.requests))
+        await asyncio.sleep(0.2)
+        await early.engine.end_streams()
+        answer = await asyncio.wait_for(asking, 3)
+    told = answer.content.split(b"\n\n")[1].removeprefix(b"data: ") if "stream" in body else answer.content
+    assert json.loads(told)["error"]["code"] == "stream_interrupted"
+    [row] = await early.rows(1)
+    assert (row.outcome, row.error_code, row.status) == ("truncated", "stream_interrupted", answer.status_code)
+    assert "ASGI" not in caplog.text
+
+
 async def test_with_early_200_a_plain_call_keeps_its_status(early: Door, scripted: ScriptedUpstream) -> None:
     scripted.default = json_answer({"error": {"message": "no"}}, status=429)
     async with early.http() as http:

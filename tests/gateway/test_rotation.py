@@ -88,6 +88,8 @@ async def test_s16_a_compromised_key_gets_no_answer_that_was_under_way_either(
     answer = await asyncio.wait_for(waiting, 5)
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
     assert len(scripted.requests) == 1
+    [row] = await door.rows(1)  # the provider may have done the work, and charges for it
+    assert (row.outcome, row.usage_source, row.tokens_in > 0) == ("key_compromised", "estimated", True)
 
 
 async def test_s16_other_keys_streams_go_on(door: Door, scripted: ScriptedUpstream) -> None:

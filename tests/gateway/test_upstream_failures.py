@@ -258,8 +258,12 @@ async def test_r08_a_drip_that_keeps_within_every_gap_is_cut_at_the_total(
 # --- what ends a stream -----------------------------------------------------------------------------------------------
 
 
-async def test_case_18_an_error_event_of_the_upstream_is_the_end(door: Door, scripted: ScriptedUpstream) -> None:
-    scripted.default = sse(*golden.chunks("a")[:2], {"error": {"message": "boom", "type": "server_error"}})
+@pytest.mark.parametrize("end", [b"\n\n", b""])
+async def test_case_18_an_error_event_of_the_upstream_is_the_end(
+    door: Door, scripted: ScriptedUpstream, end: bytes
+) -> None:
+    broken = b'data: {"error":{"message":"boom","type":"server_error"}}'
+    scripted.default = sse(*golden.chunks("a")[:2], broken + end, done=bool(end))
     async with door.client() as client:
         stream = await client.chat.completions.create(**STREAM)
         with pytest.raises(openai.APIError, match="boom"):
