@@ -78,7 +78,10 @@ class Waking:
             await asyncio.wait({self.task}, timeout=PATIENCE)
         except asyncio.CancelledError:
             self.task.cancel()
-            return await self
+            await self  # raises, unless the reply came in the same moment: then nobody wants it any more
+            self.is_taken = False
+            self.close()
+            raise
         return await self if self.task.done() else None
 
     def __await__(self) -> Generator[Any, None, Reply]:

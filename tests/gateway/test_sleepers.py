@@ -10,6 +10,8 @@ import pytest
 
 from gateway import delivery
 from gateway.forwarding import sleepers
+from gateway.replies.relays import Reply
+from providers.targets import ProviderCard, Target
 from tests.gateway import golden, house
 from tests.gateway.house import Door, eventually
 from tests.gateway.leaving import Leaver, request
@@ -161,3 +163,30 @@ async def test_a_client_that_leaves_while_it_waits_ends_the_upstream_call(
     [row] = await drowsy.rows(1)
     assert row.outcome == "client_cancelled"
     assert not [task for task in asyncio.all_tasks() if "forward" in str(task.get_coro())]
+
+
+async def test_a_reply_that_comes_as_its_client_leaves_is_closed() -> None:
+    closed: list[str] = []
+    come = asyncio.Event()
+
+    class Source:
+        def pipe(self, sink: object) -> None:
+            raise AssertionError
+
+        async def aclose(self) -> None:
+            closed.append("upstream")
+
+    async def reply() -> Reply:
+        await come.wait()
+        return Reply(Target(ProviderCard("1", "lab", "lab"), "m"), 200, "text/event-stream", upstream=Source())
+
+    waking = sleepers.Waking(reply())
+    asking = asyncio.ensure_future(waking.soon())
+    await asyncio.sleep(0)
+    come.set()
+    while not waking.task.done():
+        await asyncio.sleep(0)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert await eventually(lambda: closed == ["upstream"])
