@@ -114,7 +114,7 @@ class MessagesRelay(EndingRelay):
             self.usage = read_messages_usage(self._counts)
         elif kind == "message_stop":
             self.finished = True
-        else:
+        elif kind == "error":  # and no other event with an error of its own inside, such as a tool's
             self._fail(fields)
 
     def _count(self, usage: object) -> None:

@@ -140,6 +140,19 @@ async def test_a_stream_that_breaks_off_raises_in_the_library(claude: Door, scri
     assert {(row.outcome, row.tokens_in, row.tokens_out) for row in rows} == {("truncated", 45, 6)}
 
 
+async def test_an_error_that_a_tool_tells_of_is_no_error_of_the_stream(
+    claude: Door, scripted: ScriptedUpstream
+) -> None:
+    told = {"type": "tool_result", "content": [{"type": "error", "message": "no such file"}]}
+    events = [*EVENTS[:-2], event("content_block_start", index=1, content_block=told), *EVENTS[-2:]]
+    scripted.default = stream(*events)
+    async with claude.http() as http:
+        raw = await http.post("/messages", json={**ASK, "stream": True})
+    assert raw.content == b"".join(events)
+    [row] = await claude.rows(1)
+    assert row.outcome == "ok"
+
+
 async def test_an_error_of_the_upstream_in_a_stream_is_passed_on(claude: Door, scripted: ScriptedUpstream) -> None:
     broken = event("error", error={"type": "overloaded_error", "message": "Overloaded"})
     scripted.default = stream(*EVENTS[:4], broken)
