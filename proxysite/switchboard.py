@@ -2,10 +2,11 @@
 
 import asyncio
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
-from gateway.errors import BodyTimeout, BodyTooLarge, NoWebSocket
+from gateway.errors import BodyTimeout, BodyTooLarge, NoWebSocket, Overloaded
 from gateway.parsing import places
 from providers.ids import uuid7
 from proxysite import health
@@ -16,6 +17,7 @@ from proxysite.refusals import ASGIApp, Receive, Scope, Send, answer
 DJANGO = frozenset({"admin", "static", "docs"})
 PAGE_BYTES = 10 * 1024 * 1024
 PAGE_SECONDS = 60.0
+ALL_PAGES_BYTES = 64 * 1024 * 1024  # of the bodies of all pages at once: who sends them need not have signed in
 
 
 class Engine(Protocol):
@@ -58,6 +60,7 @@ class Switchboard:
         self.metrics = metrics
         self.status = status
         self.readiness = health.Readiness() if database else None
+        self.pages = Bodies(ALL_PAGES_BYTES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -86,23 +89,24 @@ class Switchboard:
     async def page(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Django reads a whole body before its view, without end: it gets one that is whole, or none."""
         send = named(send)
-        try:
-            async with asyncio.timeout(PAGE_SECONDS):
-                body = await whole_body(receive)
-        except TimeoutError:
-            await answer(BodyTimeout(f"The body did not arrive within {PAGE_SECONDS:g} s."), send)
-            return
-        except BodyTooLarge as exc:
-            await answer(exc, send)
-            return
-        if body is None:
-            return
-        pending: list[dict[str, Any]] = [{"type": "http.request", "body": body, "more_body": False}]
+        with self.pages.one() as held:
+            try:
+                async with asyncio.timeout(PAGE_SECONDS):
+                    body = await whole_body(receive, held)
+            except TimeoutError:
+                await answer(BodyTimeout(f"The body did not arrive within {PAGE_SECONDS:g} s."), send)
+                return
+            except (BodyTooLarge, Overloaded) as exc:
+                await answer(exc, send)
+                return
+            if body is None:
+                return
+            pending: list[dict[str, Any]] = [{"type": "http.request", "body": body, "more_body": False}]
 
-        async def replay() -> dict[str, Any]:
-            return pending.pop() if pending else await receive()
+            async def replay() -> dict[str, Any]:
+                return pending.pop() if pending else await receive()
 
-        await self.django(scope, replay, send)
+            await self.django(scope, replay, send)
 
     async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
@@ -128,14 +132,41 @@ class Switchboard:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-async def whole_body(receive: Receive) -> bytes | None:
-    """The request's body, None if the client left; raises BodyTooLarge beyond PAGE_BYTES."""
+class Bodies:
+    """The bytes of all bodies that are held at once, under a cap."""
+
+    def __init__(self, cap: int) -> None:
+        self.cap = cap
+        self.held = 0
+
+    @contextmanager
+    def one(self) -> Iterator[Callable[[int], None]]:
+        """For one body: called with the size of each part, it raises Overloaded where the cap would be passed."""
+        own = 0
+
+        def take(size: int) -> None:
+            nonlocal own
+            if self.held + size > self.cap:
+                raise Overloaded("The server has no room for another body now.", code="buffers_full", retry_after=5)
+            self.held += size
+            own += size
+
+        try:
+            yield take
+        finally:
+            self.held -= own
+
+
+async def whole_body(receive: Receive, held: Callable[[int], None]) -> bytes | None:
+    """The request's body, None if the client left; raises BodyTooLarge beyond PAGE_BYTES, and what `held` does."""
     body = bytearray()
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
-        body += message.get("body", b"")
+        part = message.get("body", b"")
+        held(len(part))
+        body += part
         if len(body) > PAGE_BYTES:
             raise BodyTooLarge(f"The body is over {PAGE_BYTES} bytes.")
         if not message.get("more_body", False):

@@ -132,6 +132,26 @@ async def test_r22_a_body_without_end_is_refused_before_django_sees_it() -> None
     assert json.loads(body_of(sent))["error"]["code"] == "request_too_large"
 
 
+async def test_the_bodies_of_all_pages_together_have_a_cap() -> None:
+    came, leave = asyncio.Event(), asyncio.Event()
+
+    async def waiting(scope: Scope, receive: Receive, send: Send) -> None:
+        came.set()
+        await leave.wait()
+        await naming("django")(scope, receive, send)
+
+    app = board()
+    app.pages.cap, app.django = 100, waiting
+    first = asyncio.create_task(ask(app, "/admin/login/", method="POST", parts=(b"x" * 30,) * 2))
+    await came.wait()
+    async with asyncio.timeout(2):
+        refused = await ask(app, "/admin/login/", method="POST", parts=(b"x" * 30,) * 2)
+    assert (refused[0]["status"], json.loads(body_of(refused))["error"]["code"]) == (503, "buffers_full")
+    leave.set()
+    assert body_of(await first) == b"django 60"
+    assert app.pages.held == 0
+
+
 class Lifespan:
     """A server's side of the lifespan protocol."""
 
