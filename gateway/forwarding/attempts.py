@@ -13,6 +13,7 @@ from gateway.forwarding.predictions import predict
 from gateway.forwarding.reading import read
 from gateway.forwarding.sleepers import until_awake
 from gateway.outgoing import Outgoing, outgoing
+from gateway.parsing import heads
 from gateway.receipts import Attempt
 from gateway.replies.refusals import AUTH_FAILED
 from gateway.replies.relays import Reply
@@ -161,6 +162,8 @@ async def _ask_upstream(grant: Grant, target: Target, attempt: Attempt, seconds:
     """One exchange, whose first byte must have come within so many seconds."""
     ask, receipt, timeouts = grant.ask, grant.receipt, target.provider.timeouts
     forwarded, trace = receipt.call.forwarded, receipt.call.trace
+    if forwarded:
+        forwarded = heads.for_provider(forwarded, receipt.user[0], receipt.call.end_user)
     call = outgoing(ask, target, forwarded if trace is None else [*forwarded, *trace.told(attempt.span)])
     receipt.total_deadline = attempt.started + timeouts.total
     with receipt.within(seconds, _no_first_byte):

@@ -1,5 +1,6 @@
 """What the handler reads from a request's head before it reads anything else: the key, the length, the provider."""
 
+import hashlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +24,7 @@ JSON = frozenset({b"", b"application/json", b"application/x-www-form-urlencoded"
 BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 # What of a client's head goes on to the provider; all else that a provider sees is made here.
 FORWARDED = frozenset({b"openai-beta", b"anthropic-beta", b"anthropic-version", b"idempotency-key"})
+KEYED = "idempotency-key"
 # What a trusted proxy may call a request; the ledger's column has room for it and for what makes it unique.
 NAMED = re.compile(r"[A-Za-z0-9._:-]{8,32}\Z")
 UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\Z")
@@ -87,6 +89,17 @@ def _printable(name: bytes, value: bytes) -> str:
     if not text.isascii() or not text.isprintable():
         raise BadRequest(f"The header `{name.decode('ascii')}` holds characters that are not printable ASCII.")
     return text
+
+
+def for_provider(forwarded: list[tuple[str, str]], principal: str, end_user: str) -> list[tuple[str, str]]:
+    """The same with an Idempotency-Key of its own for each client: at a provider all of them are one account, where two
+    that chose the same key would meet, and one be given the other's answer."""
+    return [(name, _own(text, principal, end_user)) if name == KEYED else (name, text) for name, text in forwarded]
+
+
+def _own(text: str, principal: str, end_user: str) -> str:
+    parts = "\0".join((principal, end_user, text)).encode("utf-8", "replace")
+    return hashlib.blake2b(parts, digest_size=16).hexdigest()
 
 
 def value(scope: Mapping[str, Any], name: bytes) -> bytes:

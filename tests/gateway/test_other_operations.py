@@ -89,6 +89,18 @@ async def test_the_head_of_another_operation_is_built_and_never_copied(door: Doo
     assert answer.headers["x-gateway-provider"] == "lab"
 
 
+async def test_one_idempotency_key_of_two_clients_is_two_there(door: Door, scripted: ScriptedUpstream) -> None:
+    scripted.default = json_answer({"id": "asst_1", "object": "assistant"})
+    other = (await sync_to_async(house.client_key)("other"))[1]
+    async with door.http() as http:
+        for token in (door.key, other, door.key):
+            sent = {"authorization": f"Bearer {token}", "idempotency-key": "k1"}
+            assert (await http.get("/assistants", headers=sent)).status_code == 200
+    keys = [dict(request.headers)["idempotency-key"] for request in scripted.requests]
+    assert keys[0] == keys[2] != keys[1]
+    assert "k1" not in keys
+
+
 async def test_a_body_that_names_a_model_takes_the_way_of_the_model(two: Door, scripted: ScriptedUpstream) -> None:
     scripted.default = json_answer({"id": "asst_1", "object": "assistant"})
     async with two.http() as http:
