@@ -14,7 +14,7 @@ from gateway.receipts import Receipt
 from ledger import prices
 from ledger.budgets import Exhausted, Unavailable
 from ledger.money import units_up
-from ledger.pricebook import PriceBook, Verdict
+from ledger.pricebook import Verdict
 from ledger.prices import Price
 from providers.snapshot import Catalog
 from providers.targets import AliasCard, BudgetCard, KeyCard, Target
@@ -48,11 +48,18 @@ async def reserve(
     cards = budgets_of(key, config)
     if cards:
         ask = ask.bounded(OUTPUT_CAP)
+    found = [await _price(alias, target, receipt) for target in targets]
+    # The bounds read the whole prompt: once, and only where there is a price to put on them.
+    worst = most(ask) if any(price is not None for price in found) else None
     payable, may_cost = [], False
-    for target in targets:
-        price, amount = await _priced(key, alias, target, ask, receipt)
-        if price is None and key.unknown_price != "allow":
-            continue
+    for target, known in zip(targets, found, strict=True):
+        price, amount = known, None if worst is None or known is None else worst(known)
+        if amount is None and key.unknown_price != "allow":
+            # One that says nothing of what this call is made of is no price for this key.
+            price = _stated(key)
+            if price is None:
+                continue
+            amount = price.request
         if amount is not None and (bill.reserved is None or amount > bill.reserved):
             bill.reserved = amount
         may_cost = may_cost or (price is not None and price.may_cost)
@@ -70,23 +77,6 @@ async def reserve(
         if held:
             await _hold(cards, held, bill, receipt)
     return Terms(ask, tuple(payable))
-
-
-async def _priced(
-    key: KeyCard, alias: AliasCard, target: Target, ask: Ask, receipt: Receipt
-) -> tuple[Price | None, Decimal | None]:
-    """The price there, or what the key states in its place, and the most that the request can cost by it (USD)."""
-    book, at = receipt.process.prices, receipt.call.at
-    price = book.find(target.provider, target.model, alias.name, at)
-    if isinstance(price, Verdict):
-        price = await _resolved(book, target, alias, at)
-    # The bounds read the whole prompt: only where there is a price to put on them.
-    amount = None if price is None else most(ask)(price)
-    if amount is None and key.unknown_price != "allow":
-        # One that says nothing of what this call is made of is no price for this key.
-        price = _stated(key)
-        amount = None if price is None else price.request
-    return price, amount
 
 
 def most(ask: Ask) -> Callable[[Price], Decimal | None]:
@@ -121,8 +111,12 @@ async def _hold(cards: Sequence[BudgetCard], amount: int, bill: Bill, receipt: R
         raise Overloaded("The budget cannot be read now.", code="budget_unavailable", retry_after=5) from None
 
 
-async def _resolved(book: PriceBook, target: Target, alias: AliasCard, at: float) -> Price | None:
-    """Looked for in a thread of its own, since no request has asked for it before."""
+async def _price(alias: AliasCard, target: Target, receipt: Receipt) -> Price | None:
+    """From memory; looked for in a thread of its own where no request has asked before."""
+    book, at = receipt.process.prices, receipt.call.at
+    price = book.find(target.provider, target.model, alias.name, at)
+    if not isinstance(price, Verdict):
+        return price
     found = await asyncio.to_thread(book.resolve, [(target.provider, target.model, alias.name)])
     return found[target.provider.id, target.model, alias.name].at(at)
 
