@@ -13,6 +13,20 @@ from bench.upstream import CHUNKS, METERED_STREAM, PLAIN_STREAM
 from proxysite.env import BASE_DIR
 
 
+def quick_run(*options: str) -> str:
+    """What it printed; it has ended well."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "bench", "--quick", *options],
+        cwd=BASE_DIR,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "gateways"),
@@ -23,19 +37,11 @@ from proxysite.env import BASE_DIR
     ],
 )
 def test_a_quick_run_fills_every_table_and_ends_well(options: list[str], gateways: dict[str, Decimal]) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-m", "bench", "--quick", *options],
-        cwd=BASE_DIR,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    printed = quick_run(*options)
     for name in (*gateways, "no framework"):
-        assert len(re.findall(rf"^  {name}  +\d", ran.stdout, re.MULTILINE)) == 4
+        assert len(re.findall(rf"^  {name}  +\d", printed, re.MULTILINE)) == 4
     line = r"^ledger: (\d+) rows for (\d+) requests sent to (.+), of ([\d.]+) US dollars"
-    accounts = re.findall(line, ran.stdout, re.MULTILINE)
+    accounts = re.findall(line, printed, re.MULTILINE)
     assert [name for _, _, name, _ in accounts] == list(gateways)
     for rows, sent, name, cost in accounts:
         assert rows == sent
@@ -45,21 +51,13 @@ def test_a_quick_run_fills_every_table_and_ends_well(options: list[str], gateway
 
 @pytest.mark.slow
 def test_a_quick_run_of_mended_streams_compares_each_kind_with_plain_ones() -> None:
-    ran = subprocess.run(
-        [sys.executable, "-m", "bench", "--quick", "--mended"],
-        cwd=BASE_DIR,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert re.search(r"^  plain +\d+\.\d +1\.00x", ran.stdout, re.MULTILINE)
+    printed = quick_run("--mended")
+    assert re.search(r"^  plain +\d+\.\d +1\.00x", printed, re.MULTILINE)
     verdicts = re.findall(
-        r"^  (.+?)  +[\d.]+ +[\d.]+x \(.+\); target <= 1\.5x: (?:kept|missed)$", ran.stdout, re.MULTILINE
+        r"^  (.+?)  +[\d.]+ +[\d.]+x \(.+\); target <= 1\.5x: (?:kept|missed)$", printed, re.MULTILINE
     )
     assert verdicts == ["tool calls without index", "usage in every chunk"]
-    [account] = re.findall(r"^ledger: (\d+) rows for (\d+) requests", ran.stdout, re.MULTILINE)
+    [account] = re.findall(r"^ledger: (\d+) rows for (\d+) requests", printed, re.MULTILINE)
     assert account[0] == account[1]
 
 
