@@ -7,7 +7,6 @@ again; so may what a process was at work on that has died.
 """
 
 import base64
-import hashlib
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from django.http import HttpResponse
 
 from gateway.errors import BadRequest, Conflict, GatewayError, Overloaded
 from gateway.models import KeyedRequest
+from gateway.parsing.heads import KEYED, digest
 from gateway.process import Process
 from gateway.receipts import Call
 from providers import vault
@@ -28,7 +28,6 @@ from providers.allowances import PUBLISHABLE
 
 log = structlog.get_logger("gateway")
 
-HEADER = "idempotency-key"
 MAX_CHARS = 255
 KEPT_FOR = timedelta(hours=24)
 ALIVE_FOR = timedelta(seconds=20)
@@ -53,13 +52,13 @@ class Stored(NamedTuple):
 
 def key_of(call: Call, method: str, path: str) -> str:
     """The key that the call brings, "" for none and for what has no use for one. Raises BadRequest."""
-    key = next((value for name, value in call.forwarded if name == HEADER), "")
+    key = next((value for name, value in call.forwarded if name == KEYED), "")
     if not key or method != "POST" or path in OWN_PATHS or call.process.budgets is None or call.key is None:
         return ""
     if len(key) > MAX_CHARS:
-        raise BadRequest(f"`Idempotency-Key` has at most {MAX_CHARS} characters.", param=HEADER)
+        raise BadRequest(f"`Idempotency-Key` has at most {MAX_CHARS} characters.", param=KEYED)
     if call.key.kind == PUBLISHABLE:
-        raise BadRequest("`Idempotency-Key` may not be sent with a publishable key.", param=HEADER)
+        raise BadRequest("`Idempotency-Key` may not be sent with a publishable key.", param=KEYED)
     return key
 
 
@@ -193,7 +192,7 @@ def take(row_id: str, fingerprint: str, request_id: str) -> Stored | GatewayErro
     if row.fingerprint != fingerprint:
         return BadRequest(
             "This Idempotency-Key was used for another request: send a new key with each new request.",
-            param=HEADER,
+            param=KEYED,
             code="idempotency_mismatch",
         )
     if not row.done:
@@ -253,10 +252,3 @@ async def tend(process: Process) -> None:
         await process.sql(prune)
     if process.keyed:
         await process.sql(extend, list(process.keyed))
-
-
-def digest(parts: Iterable[bytes]) -> str:
-    found = hashlib.blake2b(digest_size=20)
-    for part in parts:
-        found.update(len(part).to_bytes(8, "big") + part)
-    return found.hexdigest()

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from gateway.errors import GatewayError
 from gateway.outgoing import outgoing
+from gateway.parsing import heads
 from gateway.parsing.asks import Ask
 from providers import purging
 from providers.targets import AliasCard, KeyCard, Target
@@ -112,7 +113,7 @@ class Namer:
         place = (ask.path, ask.query, alias.id, *marks, owner(key, alias.cache.scope))
         where = (provider.id, provider.dialect, provider.base_url, target.model)
         # What of the client's head goes on to the provider, and can change its answer.
-        head = sorted(":".join(pair) for pair in forwarded if pair[0] != "idempotency-key")
+        head = sorted(":".join(pair) for pair in forwarded if pair[0] != heads.KEYED)
         parts = (part.encode("utf-8", "replace") for part in (*place, *where, "\n".join(head)))
         self._place = add(hashlib.blake2b(VERSION, key=secret(b"names"), digest_size=32), *parts)
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -22,9 +22,9 @@ READ = frozenset({*CREDENTIALS, *OWN, b"content-length", b"content-encoding", b"
 # spares itself the preflight). All else is passed on as it comes.
 JSON = frozenset({b"", b"application/json", b"application/x-www-form-urlencoded", b"text/plain"})
 BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
-# What of a client's head goes on to the provider; all else that a provider sees is made here.
-FORWARDED = frozenset({b"openai-beta", b"anthropic-beta", b"anthropic-version", b"idempotency-key"})
 KEYED = "idempotency-key"
+# What of a client's head goes on to the provider; all else that a provider sees is made here.
+FORWARDED = frozenset({b"openai-beta", b"anthropic-beta", b"anthropic-version", KEYED.encode()})
 # What a trusted proxy may call a request; the ledger's column has room for it and for what makes it unique.
 NAMED = re.compile(r"[A-Za-z0-9._:-]{8,32}\Z")
 UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\Z")
@@ -94,12 +94,18 @@ def _printable(name: bytes, value: bytes) -> str:
 def for_provider(forwarded: list[tuple[str, str]], principal: str, end_user: str) -> list[tuple[str, str]]:
     """The same with an Idempotency-Key of its own for each client: at a provider all of them are one account, where two
     that chose the same key would meet, and one be given the other's answer."""
-    return [(name, _own(text, principal, end_user)) if name == KEYED else (name, text) for name, text in forwarded]
+    return [
+        (name, digest(part.encode() for part in (principal, end_user, text)) if name == KEYED else text)
+        for name, text in forwarded
+    ]
 
 
-def _own(text: str, principal: str, end_user: str) -> str:
-    parts = "\0".join((principal, end_user, text)).encode("utf-8", "replace")
-    return hashlib.blake2b(parts, digest_size=16).hexdigest()
+def digest(parts: Iterable[bytes]) -> str:
+    """Of an Idempotency-Key and whose it is, or of what was asked with it: 40 hex digits."""
+    found = hashlib.blake2b(digest_size=20)
+    for part in parts:
+        found.update(len(part).to_bytes(8, "big") + part)
+    return found.hexdigest()
 
 
 def value(scope: Mapping[str, Any], name: bytes) -> bytes:
