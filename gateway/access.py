@@ -14,6 +14,7 @@ def write(call: Call, method: str, path: str) -> None:
     now = call.process.clock()
     total = now - call.started
     fields: dict[str, Any] = {
+        "event": "request",
         "request_id": call.id,
         "method": method,
         "path": path[:200],
@@ -25,29 +26,30 @@ def write(call: Call, method: str, path: str) -> None:
     receipt = call.receipt
     if receipt is not None:
         last = receipt.attempts[-1] if receipt.attempts else None
+        target = last.target if last else None
         usage, line, upstream = receipt.usage, receipt.line, upstream_seconds(receipt, now)
-        fields.update(
-            end=receipt.outcome,
-            cache=receipt.cache or None,
-            alias=receipt.alias,
-            model=receipt.ask.model[:300],
-            provider=last.target.provider.name if last else None,
-            upstream_model=last.target.model[:300] if last else None,
-            stream=receipt.ask.stream,
-            attempts=len(receipt.attempts),
-            tokens_in=usage.tokens_in if usage else None,
-            tokens_out=usage.tokens_out if usage else None,
-            tokens_cached=usage.tokens_cached if usage else None,
-            cost=None if line is None or line.cost is None else f"{line.cost:f}",
-            ttft_ms=None if receipt.ttft is None else _ms(receipt.ttft),
-            upstream_ms=_ms(upstream),
-            gateway_ms=_ms(max(0.0, total - upstream)),
-        )
+        fields |= {
+            "end": receipt.outcome,
+            "cache": receipt.cache or None,
+            "alias": receipt.alias,
+            "model": receipt.ask.model[:300],
+            "provider": target.provider.name if target else None,
+            "upstream_model": target.model[:300] if target else None,
+            "stream": receipt.ask.stream,
+            "attempts": len(receipt.attempts),
+            "tokens_in": usage.tokens_in if usage else None,
+            "tokens_out": usage.tokens_out if usage else None,
+            "tokens_cached": usage.tokens_cached if usage else None,
+            "cost": None if line is None or line.cost is None else f"{line.cost:f}",
+            "ttft_ms": None if receipt.ttft is None else _ms(receipt.ttft),
+            "upstream_ms": _ms(upstream),
+            "gateway_ms": _ms(max(0.0, total - upstream)),
+        }
     if call.name != call.id:
         fields["named"] = call.name
     if call.error is not None:
         fields["error"] = call.error.code or call.error.type
-    log.info("request", **fields)
+    log.event(fields)
 
 
 def _ms(seconds: float) -> float:

@@ -161,3 +161,48 @@ def test_what_the_process_holds_is_hidden(capfd: pytest.CaptureFixture[str]) -> 
     logs.configure(form="json", scrubber=Scrubber(lambda: (b"held in memory",)))
     structlog.get_logger("test").info("said", what="it is held in memory now")
     assert lines(capfd)[0]["what"] == "it is *** now"
+
+
+def test_a_secret_that_comes_later_is_hidden_from_then_on(capfd: pytest.CaptureFixture[str]) -> None:
+    held = [tuple(f"held since {day:03d}".encode() for day in range(300))]
+    logs.configure(form="json", scrubber=Scrubber(lambda: held[0]))
+    log = structlog.get_logger("test")
+    log.info("said", what="held since 299, held since 300")
+    held[0] = (*held[0], b"held since 300")
+    log.info("said", what="held since 299, held since 300")
+    held[0] = ()
+    log.info("said", what="held since 299, held since 300")
+    assert [line["what"] for line in lines(capfd)] == [
+        "***, held since 300",
+        "***, ***",
+        "held since 299, held since 300",
+    ]
+
+
+@pytest.mark.parametrize(("level", "count"), [("debug", 1), ("info", 1), ("warning", 0), ("error", 0)])
+def test_the_line_of_a_request_is_of_the_level_info(level: str, count: int, capfd: pytest.CaptureFixture[str]) -> None:
+    logs.configure(form="json", level=level)
+    structlog.get_logger("access").event({"event": "request", "status": 200, "secret": "plain words"})
+    written = lines(capfd)
+    assert len(written) == count
+    for line in written:
+        assert line.pop("timestamp").endswith("Z")
+        assert line == {"event": "request", "status": 200, "secret": "***", "level": "info", "logger": "access"}
+
+
+@pytest.mark.parametrize(
+    ("at", "written"),
+    [
+        (0.0, "1970-01-01T00:00:00.000000Z"),
+        (1_795_698_000.5, "2026-11-26T13:00:00.500000Z"),
+        (1e9 + 0.125, "2001-09-09T01:46:40.125000Z"),
+    ],
+)
+def test_a_line_says_when_it_was_written(
+    at: float, written: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs.configure(form="json")
+    monkeypatch.setattr("time.time", lambda: at)
+    structlog.get_logger("test").info("said")
+    [line] = lines(capfd)
+    assert line["timestamp"] == written
