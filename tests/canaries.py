@@ -7,6 +7,7 @@ of its own standard error, and at the end the files of its temporary directories
 import re
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,14 +82,22 @@ def _read_by_tests() -> Iterator[None]:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if hasattr(session.config, "workerinput"):
-        return  # the controller's directory holds those of its workers
-    factory = getattr(session.config, "_tmp_path_factory", None)
-    base = getattr(factory, "_basetemp", None)
-    if base is not None:
-        session.config.stash[FOUND] = found = list(leaks_below(base))
-        if found:
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    config = session.config
+    found = config.stash.setdefault(FOUND, [])
+    # Of several processes each looks through its own directory: only it knows which keys it has made.
+    base = getattr(getattr(config, "_tmp_path_factory", None), "_basetemp", None)
+    if base is not None and not config.pluginmanager.hasplugin("dsession"):
+        found += leaks_below(base)
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["leaks"] = found
+    elif found:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Of xdist: a process has ended."""
+    node.config.stash.setdefault(FOUND, []).extend(getattr(node, "workeroutput", {}).get("leaks", []))
 
 
 def leaks_below(folder: Path) -> Iterator[str]:

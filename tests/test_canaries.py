@@ -56,3 +56,28 @@ def test_a_test_that_prints_a_canary_fails(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_inprocess("-p", "tests.canaries", "-p", "no:django")
     result.assert_outcomes(passed=5, errors=4)
     inner.unlink()
+
+
+LEFT = """
+from tests import canaries
+TOKEN = "sk-gw-" + "A" * 10 + "-" + "B" * 49
+def test_first(tmp_path): (tmp_path / "server.log").write_text(canaries.minted(TOKEN))
+def test_second(): pass
+"""
+
+
+@pytest.mark.prints_canaries
+@pytest.mark.parametrize("processes", ["0", "2"])
+def test_what_is_left_in_a_file_fails_the_run_however_many_processes_it_has(
+    processes: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = pytester.makepyfile(LEFT)
+    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    result = pytester.runpytest_subprocess("-p", "tests.canaries", "-p", "no:django", "-n", processes)
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["LEAK: *server.log holds sk-gw-AAAAAAAAAA..."])
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    for file in [inner, *pytester.path.parent.rglob("server.log")]:
+        file.unlink()

@@ -14,6 +14,7 @@ import httpx
 import openai
 
 from tests.gateway.house import TOKEN
+from tests.migrated import migrate
 from tests.proxysite.commands import ROOT, environment, manage
 from tests.proxysite.test_server import free_port
 
@@ -55,13 +56,14 @@ class Gateway:
 
 
 async def configure(data_dir: Path, text: str, values: dict[str, str] = VALUES) -> str:
-    """Migrate, import the configuration, make a key: its token."""
+    """Import the configuration, make a key: its token."""
     file = data_dir / "gateway.yaml"
     file.write_text(text)
     answer = ""
     # A budget would have each answer bounded, and a rate the tests.
     key = ("create_client_key", "app", "--rpm", "0", "--budget", "none", "--json")
-    for arguments in (("migrate",), ("import_config", str(file)), key):
+    await asyncio.to_thread(migrate, f"sqlite:///{data_dir / 'gateway.sqlite3'}")
+    for arguments in (("import_config", str(file)), key):
         done, _ = await asyncio.to_thread(manage, data_dir, *arguments, **values)
         assert done.returncode == 0, done.stdout + done.stderr
         answer = done.stdout

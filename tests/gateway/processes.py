@@ -11,7 +11,8 @@ from typing import Any, Self
 
 import httpx
 
-from tests.proxysite.commands import ROOT, environment, manage, production
+from tests.migrated import migrate
+from tests.proxysite.commands import ROOT, environment, production
 from tests.proxysite.test_server import free_port
 
 OPERATE = """
@@ -57,8 +58,7 @@ class Site:
             await other.__aexit__()
 
     async def __aenter__(self) -> Self:
-        done, _ = await asyncio.to_thread(manage, self.folder, "migrate", "-v", "0", **self.values)
-        assert done.returncode == 0, done.stderr
+        await asyncio.to_thread(migrate, self.values["DATABASE_URL"])
         await self.begin()
         self.key = await self.operate(
             f"lab = house.provider('lab', {self.upstream!r})\n"

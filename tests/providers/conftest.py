@@ -15,6 +15,7 @@ from pytest_django import DjangoDbBlocker, Settings
 
 from providers import catalog, keyring
 from providers.snapshot import Catalog
+from tests.migrated import migrate
 
 
 class Clock:
@@ -51,7 +52,7 @@ def fresh() -> Iterator[None]:
 
 
 @contextmanager
-def default_database(url: str, blocker: DjangoDbBlocker) -> Iterator[None]:
+def default_database(url: str, blocker: DjangoDbBlocker, *, migrated: bool = False) -> Iterator[None]:
     """The default database is this one, migrated, in every thread."""
     kept: dict[str, Any] = connections.settings["default"]
     handler: Any = connections
@@ -61,7 +62,8 @@ def default_database(url: str, blocker: DjangoDbBlocker) -> Iterator[None]:
         # A thread that has used the other one before would go on with it.
         handler._connections = Local(handler.thread_critical)
         try:
-            call_command("migrate", verbosity=0, skip_checks=True)
+            if not migrated:
+                call_command("migrate", verbosity=0, skip_checks=True)
             yield
         finally:
             connections["default"].close()
@@ -72,14 +74,16 @@ def default_database(url: str, blocker: DjangoDbBlocker) -> Iterator[None]:
 @pytest.fixture
 def postgres(postgres_url: str, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
     """The default database is an own, migrated PostgreSQL, in every thread."""
-    with default_database(postgres_url, django_db_blocker):
+    migrate(postgres_url)
+    with default_database(postgres_url, django_db_blocker, migrated=True):
         yield
 
 
 @pytest.fixture
 def pgvector(pgvector_url: str, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
     """The same, on a PostgreSQL with pgvector."""
-    with default_database(pgvector_url, django_db_blocker):
+    migrate(pgvector_url)
+    with default_database(pgvector_url, django_db_blocker, migrated=True):
         yield
 
 
