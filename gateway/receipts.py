@@ -12,13 +12,14 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 import structlog
+from msgspec.structs import replace
 
+from gateway.attempts import Attempt
 from gateway.bills import Bill
-from gateway.errors import EndUserBlocked, GatewayError, InternalError, KeyCompromised, LedgerUnavailable
+from gateway.errors import GatewayError, InternalError, LedgerUnavailable
 from gateway.parsing.asks import Ask
 from gateway.parsing.places import NOWHERE, Place
 from gateway.process import Process
-from ledger import counting
 from ledger.entries import Opened, Settled
 from ledger.journal import JournalError
 from ledger.usage import Usage
@@ -30,9 +31,6 @@ R = TypeVar("R")
 
 STATUS_CLIENT_CLOSED = 499  # nginx's number for a client that left before its answer
 KEPT = frozenset({"hit", "stale"})  # the states of the cache in which it has the answer
-# How an attempt ends of which nobody knows whether the provider did the work.
-CUT_OFF = frozenset({"cancelled", "pending", "upstream_timeout", "upstream_broken", "stream_interrupted"})
-CUT_HERE = frozenset({"buffers_full", KeyCompromised.code, EndUserBlocked.code})  # by the gateway itself
 
 
 def _no_header(name: bytes) -> bytes:
@@ -90,28 +88,6 @@ class Call(msgspec.Struct):
             self.closing = None  # it holds what holds this call
         self.process.memory.give(self.held)
         self.held = 0
-
-
-class Attempt(msgspec.Struct):
-    """One try at one target, as it stands in the ledger row."""
-
-    target: Target
-    started: float
-    outcome: str = "pending"
-    status: int = 0
-    sent: bool = False
-    milliseconds: int = 0
-    span: str = ""  # its id, where the request is traced
-
-    def row(self) -> dict[str, Any]:
-        return {
-            "provider": self.target.provider.name,
-            "model": self.target.model,
-            "outcome": self.outcome,
-            "status": self.status,
-            "sent": self.sent,
-            "ms": self.milliseconds,
-        }
 
 
 class Receipt(msgspec.Struct, eq=False):
@@ -204,12 +180,25 @@ class Receipt(msgspec.Struct, eq=False):
             reserved=self.bill.reserved,
             charges=self.bill.charges(),
         )
+        self._record(opened)
+        self.admitted = True
+        self.process.receipts.add(self)
+
+    async def admit_again(self) -> None:
+        """More has been set aside for the same request: the line that stands for it if the process dies says so.
+
+        Raises LedgerUnavailable.
+        """
+        if self.opened is not None and self.bill.reserved is not None:
+            self._record(replace(self.opened, reserved=self.bill.set_aside, charges=self.bill.charges()))
+            await self.commit()
+
+    def _record(self, opened: Opened) -> None:
         try:
             self.process.journal.append(opened)
         except JournalError as exc:
             raise LedgerUnavailable("The request cannot be recorded now, so it is not sent.", retry_after=5) from exc
-        self.admitted, self.opened = True, opened
-        self.process.receipts.add(self)
+        self.opened = opened
 
     async def commit(self) -> None:
         """Where the journal's disk may be lost: the row, before anything is sent. Raises LedgerUnavailable."""
@@ -312,21 +301,29 @@ class Receipt(msgspec.Struct, eq=False):
                 log.exception("not_counted", request_id=self.call.id)
 
     def _estimate(self) -> None:
-        """A call that was cut off before its answer may have been billed for what it had sent."""
-        last = self.attempts[-1] if self.attempts else None
-        if self.usage is not None or last is None or not self.ask.is_billed:
+        """Calls that were cut off before the end of their answer may have been billed for what went out and came."""
+        if not self.attempts or not self.ask.is_billed or (self.usage is not None and len(self.attempts) == 1):
             return
-        if last.sent and last.outcome in CUT_OFF | CUT_HERE:
-            self.usage, self.usage_source = Usage(counting.prompt_tokens(self.ask.fields)), "estimated"
+        *earlier, last = self.attempts
+        if self.usage is None and last.may_be_charged:
+            self.usage, self.usage_source = last.estimate(self.ask), "estimated"
+        for attempt in earlier:
+            if attempt.may_be_charged:
+                attempt.usage = attempt.estimate(self.ask)
+
+    def _cost(self, last: Target | None, *, sent: bool) -> tuple[Decimal | None, str]:
+        goes_on = self.ask.is_background
+        cost, source = self.bill.cost(
+            last, self.usage, sent=sent and not self.is_kept, told_by=self.usage_source, goes_on=goes_on
+        )
+        return self.bill.with_earlier(cost, self.attempts, goes_on=goes_on), source
 
     def _line(self, outcome: str, error: GatewayError | None) -> Settled:
         call, key, ask = self.call, self.call.key, self.ask
         last = self.attempts[-1].target if self.attempts else None
         usage = self.usage or NO_USAGE
         sent = any(attempt.sent for attempt in self.attempts)
-        cost, source = self.bill.cost(
-            last, self.usage, sent=sent and not self.is_kept, told_by=self.usage_source, goes_on=ask.is_background
-        )
+        cost, source = self._cost(last, sent=sent)
         without_head = error.status if error else STATUS_CLIENT_CLOSED if outcome == "client_cancelled" else 200
         return Settled(
             id=call.id,
@@ -357,7 +354,7 @@ class Receipt(msgspec.Struct, eq=False):
             team=key.team.id if key and key.team else "",
             team_name=key.team.name if key and key.team else "",
             end_user=ask.end_user,
-            reserved=self.bill.reserved,
+            reserved=self.bill.set_aside,
             charges=self.bill.settle(cost),
             cost=cost,
             price_source=source,

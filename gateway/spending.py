@@ -8,7 +8,7 @@ from functools import partial
 import msgspec
 
 from gateway.bills import Bill
-from gateway.errors import BudgetExhausted, Forbidden, Overloaded
+from gateway.errors import BudgetExhausted, Forbidden, LedgerUnavailable, Overloaded
 from gateway.parsing.asks import Ask
 from gateway.receipts import Receipt
 from ledger import prices
@@ -109,6 +109,16 @@ async def _hold(cards: Sequence[BudgetCard], amount: int, bill: Bill, receipt: R
         raise BudgetExhausted(f"What is left of {period} budget of {whose} does not cover this call.") from None
     except Unavailable:
         raise Overloaded("The budget cannot be read now.", code="budget_unavailable", retry_after=5) from None
+
+
+async def reserve_again(receipt: Receipt) -> bool:
+    """Set the worst case aside once more; False where there is no room for it, or nobody says so in time."""
+    try:
+        await receipt.bill.add_call()
+        await receipt.admit_again()
+    except (Exhausted, Unavailable, LedgerUnavailable):
+        return False
+    return True
 
 
 async def _price(alias: AliasCard, target: Target, receipt: Receipt) -> Price | None:

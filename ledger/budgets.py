@@ -6,7 +6,7 @@ taken when it is settled, and moves into the account's `spent` with the row, in 
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime
 from functools import lru_cache, partial
@@ -119,13 +119,28 @@ class Budgets:
 
     async def take(self, cards: Iterable[BudgetCard], subject: str, amount: int, at: float) -> Hold:
         """As `hold`, with new leases where needed. Raises Exhausted or Unavailable, and then holds nothing."""
+        return await self._hold_of(lambda: [self._purse(place_of(card, subject, at)) for card in cards], amount)
+
+    async def extend(self, hold: Hold, amount: int) -> None:
+        """Set so much more aside for the same request. Raises Exhausted or Unavailable, and changes nothing."""
+        more = await self._hold_of(lambda: self._living(hold.purses), amount)
+        for purse in more.purses:
+            purse.holds -= 1  # of one request
+        hold.amount += amount
+
+    def _living(self, purses: Sequence[Purse]) -> Sequence[Purse]:
+        """The same. Raises Unavailable where the process was swept meanwhile: nothing more is taken on such a lease."""
+        if any(self._purses.get(purse.place.id) is not purse for purse in purses):
+            raise Unavailable
+        return purses
+
+    async def _hold_of(self, purses: Callable[[], Sequence[Purse]], amount: int) -> Hold:
         hold = Hold(amount)
         try:
             async with asyncio.timeout(self.wait):
                 if not self.trusted:
                     await self.beat()
-                for card in cards:
-                    purse = self._purse(place_of(card, subject, at))
+                for purse in purses():
                     await self._room(purse, amount)
                     hold.purses.append(purse)
         except (Exhausted, asyncio.CancelledError):

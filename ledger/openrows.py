@@ -27,6 +27,8 @@ def commit(entry: Opened) -> None:
     # One statement, which needs no transaction around it: each would be two more ways to the database and back.
     with connection.cursor() as cursor:
         cursor.execute(drain.insertion(1), drain.parameters(row, drain.moment(row)))
+        if cursor.fetchone() is None:  # more has been set aside since
+            UsageRecord.objects.filter(pk=row.id, outcome=OPEN).update(reserved=row.reserved)
 
 
 def store_each(entries: Sequence[Settled], reject: Reject) -> None:

@@ -15,7 +15,7 @@ from ledger.models import BudgetAccount, UsageRecord
 from ledger.money import ZERO, units
 from ledger.ownprices import OwnPrices
 from ledger.pricebook import PriceBook
-from ledger.prices import cost
+from ledger.prices import Price, cost
 from ledger.usage import Usage
 from providers.models import Provider
 
@@ -79,15 +79,45 @@ def _priced(row: UsageRecord, book: PriceBook, addresses: dict[str, str]) -> New
     """The new cost and its source; None where it stays as it is, or no price is known now either."""
     if row.price_source in AGREED or not row.sent or row.usage_source == "cache":
         return None
+    before, now = _earlier(row, book, addresses)
+    if now is None:
+        return None
+    own = _own(row, before, _price(row, row.provider, row.upstream_model, book, addresses))
+    if own is None:
+        return None
+    amount, source = own[0] + now, own[1]
+    return None if (amount, source) == (row.cost, row.price_source) else (amount, source)
+
+
+def _own(row: UsageRecord, before: Decimal, price: Price | None) -> New | None:
+    """The same of the attempt that the row's tokens are of; `before` is what the others were said to cost."""
     is_measured = row.usage_source != "none"
-    if not is_measured and row.cost == ZERO:
-        return None  # refused, or nothing that is billed
-    card = book.card(row.provider, addresses.get(row.provider, ""), row.upstream_model, row.alias, row.started_at)
-    price = card.at(row.started_at.timestamp())
+    if not is_measured and row.cost == before:
+        return (ZERO, row.price_source) if before else None  # refused, or nothing that is billed
     if price is None or not (is_measured or price.request is not None):
         return None
     amount = cost(Usage(**{name: getattr(row, name) for name in COUNTS}), price)
-    return None if amount is None or (amount, price.source) == (row.cost, row.price_source) else (amount, price.source)
+    return None if amount is None else (amount, price.source)
+
+
+def _price(row: UsageRecord, provider: str, model: str, book: PriceBook, addresses: dict[str, str]) -> Price | None:
+    card = book.card(provider, addresses.get(provider, ""), model, row.alias, row.started_at)
+    return card.at(row.started_at.timestamp())
+
+
+def _earlier(row: UsageRecord, book: PriceBook, addresses: dict[str, str]) -> tuple[Decimal, Decimal | None]:
+    """What earlier attempts of the request, that may have been charged, were said to cost, and what they cost now."""
+    before = now = ZERO
+    for attempt in row.attempts:
+        if isinstance(attempt, dict) and "tokens_in" in attempt:
+            price = _price(row, attempt["provider"], attempt["model"], book, addresses)
+            amount = cost(Usage(attempt["tokens_in"], attempt["tokens_out"]), price) if price is not None else None
+            if amount is None:
+                return ZERO, None
+            before += Decimal(attempt["cost"] or 0)
+            now += amount
+            attempt["cost"] = f"{amount.normalize():f}"
+    return before, now
 
 
 def _write(changed: list[tuple[UsageRecord, New]]) -> None:
@@ -102,7 +132,7 @@ def _write(changed: list[tuple[UsageRecord, New]]) -> None:
         for account_id in row.accounts:
             spent[account_id] += difference
         row.cost, row.price_source = amount, source
-    UsageRecord.objects.bulk_update([row for row, _ in changed], ["cost", "price_source"], batch_size=100)
+    UsageRecord.objects.bulk_update([row for row, _ in changed], ["cost", "price_source", "attempts"], batch_size=100)
     rollups.move(moved)
     for account_id, difference in sorted(spent.items()):
         BudgetAccount.objects.filter(pk=account_id).update(spent=F("spent") + difference)

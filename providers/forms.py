@@ -238,8 +238,8 @@ class AliasForm(OptionalNumbers):
             "mistral/* for all that begin so, * for every other.",
             "strategy": "In order: the first route, the next one when it fails. "
             "By weight: at random, by their weights.",
-            "retry_after_timeout": "Also go on to the next route when one timed out after the request was sent. "
-            "The timed out call may have been billed.",
+            "retry_after_timeout": "Also go on to the next route, once, when one timed out after the request was "
+            "sent. The timed out call may have been billed: it is charged by an estimate.",
             "early_200": "Answer streams with 200 before the provider answers, for load balancers that wait for no "
             "first byte. Errors then come inside the stream.",
             "enabled": "Switched off, clients are told that there is no such model.",

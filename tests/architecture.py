@@ -28,6 +28,7 @@ GATEWAY_ORDER = (
     "process",
     "trials",
     "listing",
+    "attempts",
     "bills",
     "receipts",
     "access",

@@ -1,9 +1,10 @@
 """A kept answer as the reply to a request: a stream or a whole, whichever it asked for, and what its row says."""
 
+from gateway.attempts import Attempt
 from gateway.caching import assembling
 from gateway.caching.kept import PLAIN, Kept
 from gateway.parsing.asks import Ask
-from gateway.receipts import Attempt, Receipt
+from gateway.receipts import Receipt
 from gateway.replies.answers import as_stream, with_base64, with_floats
 from gateway.replies.chat import ChatRelay
 from gateway.replies.relays import Reply

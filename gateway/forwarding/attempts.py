@@ -7,6 +7,7 @@ from itertools import pairwise
 import structlog
 
 from gateway.admission import Grant
+from gateway.attempts import Attempt
 from gateway.errors import GatewayError, Overloaded, UpstreamError, UpstreamRefused, UpstreamTimeout
 from gateway.forwarding import retries
 from gateway.forwarding.predictions import predict
@@ -14,10 +15,10 @@ from gateway.forwarding.reading import read
 from gateway.forwarding.sleepers import until_awake
 from gateway.outgoing import Outgoing, outgoing
 from gateway.parsing import heads
-from gateway.receipts import Attempt
 from gateway.replies.refusals import AUTH_FAILED
 from gateway.replies.relays import Reply
 from gateway.routing.breakers import Breakers, Unavailable
+from gateway.spending import reserve_again
 from gateway.tracing.context import new_span
 from gateway.upstream.client import UpstreamReply
 from providers.targets import Target
@@ -76,6 +77,8 @@ async def _round(grant: Grant, breakers: Breakers) -> Reply:
         except UpstreamError as exc:
             if not _may_go_on(exc, grant) or not breakers.may_retry(after):
                 raise
+            if grant.receipt.attempts[-1].may_be_charged and not await reserve_again(grant.receipt):
+                raise
         else:
             return _counted(reply, grant, breakers)
     return _counted(await _with_credentials(grant, targets[-1], waits=True), grant, breakers)
@@ -94,7 +97,8 @@ def _may_go_on(exc: UpstreamError, grant: Grant) -> bool:
     if not exc.sent:
         return True
     if isinstance(exc, UpstreamTimeout):
-        return grant.alias.retry_after_timeout
+        in_doubt = sum(attempt.may_be_charged for attempt in grant.receipt.attempts)
+        return grant.alias.retry_after_timeout and in_doubt == 1  # a request is paid for twice at most
     return isinstance(exc, UpstreamRefused) and (
         exc.upstream_status in RETRYABLE or exc.upstream_status >= 500 or exc.code == AUTH_FAILED
     )

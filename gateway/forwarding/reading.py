@@ -162,14 +162,18 @@ async def _whole(receipt: Receipt, target: Target, chunks: AsyncIterator[bytes],
     """The rest of a body, with `first` before it; silence within it counts as in a stream, memory as for a request."""
     parts, size = [first], len(first)
     receipt.call.take(size)
-    with receipt.within(target.provider.timeouts.gap, _silent):
-        async for data in chunks:
-            receipt.heard = True
-            receipt.call.take(len(data))
-            parts.append(data)
-            size += len(data)
-            if size > MAX_ANSWER:
-                raise UpstreamInvalid(f"The provider's answer is larger than {MAX_ANSWER} bytes.", sent=True)
+    try:
+        with receipt.within(target.provider.timeouts.gap, _silent):
+            async for data in chunks:
+                receipt.heard = True
+                receipt.call.take(len(data))
+                parts.append(data)
+                size += len(data)
+                if size > MAX_ANSWER:
+                    raise UpstreamInvalid(f"The provider's answer is larger than {MAX_ANSWER} bytes.", sent=True)
+    except BaseException:
+        receipt.attempts[-1].received = size
+        raise
     return b"".join(parts)
 
 

@@ -8,10 +8,11 @@ import msgspec
 
 from gateway import errors
 from gateway.access import upstream_seconds
+from gateway.attempts import Attempt
 from gateway.metrics import families as f
 from gateway.metrics.pages import Page, Series, Shelf
 from gateway.process import Process
-from gateway.receipts import Attempt, Call, Receipt
+from gateway.receipts import Call, Receipt
 from ledger.entries import Settled
 from ledger.money import units
 from providers import snapshot

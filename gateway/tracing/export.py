@@ -28,10 +28,11 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
+from gateway.attempts import Attempt
 from gateway.metrics.families import BY_NAME, Family
 from gateway.metrics.meters import class_of, end_of
 from gateway.metrics.pages import Series
-from gateway.receipts import Attempt, Call, Receipt
+from gateway.receipts import Call, Receipt
 from gateway.tracing.context import Trace, begin, new_span
 from providers.ids import uuid7
 from providers.scrubbing import Scrubber
