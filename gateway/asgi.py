@@ -25,11 +25,15 @@ from gateway.endpoints import reports
 from gateway.engine import Engine, engine
 from gateway.errors import BodyTooLarge, GatewayError, MethodNotAllowed, NotFound, Overloaded
 from gateway.parsing import heads, places
+from gateway.parsing.fingerprints import Fingerprint
+from gateway.parsing.multipart import boundary_of
 from gateway.parsing.requests import APIRequest
 from gateway.receipts import Call
+from gateway.uploads import is_form
 from providers import snapshot
 
 LARGE = 64 * 1024  # bytes of an answer, above which it is not done with before most of it has gone out
+FAILED = "awslambda.failed"  # the extension of a server that counts answers with an error in them
 API_VERSION = b"2020-10-01"  # what OpenAI's own answers say; some clients log it
 
 log = structlog.get_logger("gateway")
@@ -118,7 +122,8 @@ class GatewayHandler(ASGIHandler):
                 call.error = exc
                 response = error_response(exc, call)
             # Without the server's own short ways: what goes out is looked at.
-            await _answer(call, {**scope, "extensions": {}}, response, begun.through(send), watch)
+            told = {name: way for name, way in scope.get("extensions", {}).items() if name == FAILED}
+            await _answer(call, {**scope, "extensions": told}, response, begun.through(send), watch)
         finally:
             await asyncio.shield(asyncio.ensure_future(begun.close()))
 
@@ -249,9 +254,12 @@ async def _begun(
     if not key:
         return None
     asked = [call.place.path.encode(), scope.get("query_string") or b"", call.provider.encode(), request.body]
-    if request.incoming is not None:  # type: ignore[attr-defined]
+    incoming: bodies.Incoming | None = request.incoming  # type: ignore[attr-defined]
+    if incoming is not None:
         asked.append(call.header(b"content-length"))  # all that is known of an upload before it is passed on
-    return await idempotency.begin(call, key, asked)
+        kind = call.header(b"content-type").decode("latin-1")
+        incoming.fingerprint = Fingerprint(boundary_of(kind) if is_form(kind) else b"")
+    return await idempotency.begin(call, key, asked, incoming)
 
 
 @lru_cache(maxsize=256)
@@ -296,7 +304,7 @@ async def _send_whole(call: Call, response: HttpResponseBase, scope: Scope, send
 
 def tell_of_failure(scope: Scope, error: GatewayError) -> None:
     """A stream with an error in it ends as properly as any other; a server that counts failures wants to know."""
-    failed = scope.get("extensions", {}).get("awslambda.failed")
+    failed = scope.get("extensions", {}).get(FAILED)
     if failed is not None:
         failed["call"](type(error).__name__, error.message)
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from gateway.errors import BadRequest, BodyTimeout, BodyTooLarge, GatewayError, UnsupportedMedia
+from gateway.parsing.fingerprints import Fingerprint
 from gateway.receipts import Call
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -59,6 +60,7 @@ class Incoming:
         self.size = 0
         self.ended = False
         self.on_end: Callable[[], None] | None = None
+        self.fingerprint: Fingerprint | None = None  # of what has come, where somebody wants to know
         self._call = call
         self._receive = receive
         self._waited = 0.0
@@ -81,6 +83,8 @@ class Incoming:
         self.size += len(data)
         if self.size > MAX_UPLOAD:
             raise too_large(MAX_UPLOAD)
+        if self.fingerprint is not None:
+            self.fingerprint.feed(data)
         if not message.get("more_body"):
             self.ended = True
             if self.on_end is not None:

@@ -4,6 +4,8 @@ https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-idempotency-key-header.
 is sent and holds the answer, sealed, after it; nothing else costs a query. A request with a key goes on when its client
 leaves, so that the answer is there when the client asks again. What ends with an error leaves no row, and may be tried
 again; so may what a process was at work on that has died.
+
+An upload is compared as it comes, with what of the first one had come when that was answered; none is held for it.
 """
 
 import base64
@@ -18,6 +20,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 from django.http import HttpResponse
 
+from gateway.bodies import Incoming
 from gateway.errors import BadRequest, Conflict, GatewayError, Overloaded
 from gateway.models import KeyedRequest
 from gateway.parsing.heads import KEYED, digest
@@ -48,6 +51,7 @@ class Stored(NamedTuple):
     headers: list[list[str]]
     body: bytes
     request_id: str
+    upload: tuple[int, str] = (0, "")  # of the request: bytes of its body, and their fingerprint; "": it was none
 
 
 def key_of(call: Call, method: str, path: str) -> str:
@@ -62,8 +66,8 @@ def key_of(call: Call, method: str, path: str) -> str:
     return key
 
 
-async def begin(call: Call, key: str, asked: Iterable[bytes]) -> "HttpResponse | Recording":
-    """The answer that there is, or leave to make one. Raises BadRequest and Conflict."""
+async def begin(call: Call, key: str, asked: Iterable[bytes], incoming: Incoming | None) -> "HttpResponse | Recording":
+    """The answer that there is, or leave to make one. Raises BadRequest and Conflict, and what reading raises."""
     assert call.key is not None
     assert call.process.sql is not None
     row_id = digest(part.encode() for part in (call.key.principal, call.end_user, key))
@@ -72,16 +76,36 @@ async def begin(call: Call, key: str, asked: Iterable[bytes]) -> "HttpResponse |
     if isinstance(found, GatewayError):
         raise found
     if found is None:
-        recording = Recording(call, row_id)
+        recording = Recording(call, row_id, incoming)
         call.process.keyed.add(row_id)
         call.on_leave, call.recorded = recording.leave, True
         return recording
+    if incoming is not None and found.upload[1] and not await _is_same(incoming, *found.upload):
+        raise _mismatch()
     if not found.status:
         raise Conflict(
             f"The answer to this Idempotency-Key was too large to be kept; it was that of request {found.request_id}.",
             headers={"x-should-retry": "false"},
         )
     return replay(found)
+
+
+async def _is_same(incoming: Incoming, size: int, fingerprint: str) -> bool:
+    """Whether the upload begins with so many bytes that hold the same. It is read to there, and not kept."""
+    seen, incoming.fingerprint = incoming.fingerprint, None
+    assert seen is not None
+    while not incoming.ended and seen.size < size:
+        data = await incoming.read()
+        seen.feed(data[: size - seen.size])
+    return seen.size == size and seen.value() == fingerprint
+
+
+def _mismatch() -> BadRequest:
+    return BadRequest(
+        "This Idempotency-Key was used for another request: send a new key with each new request.",
+        param=KEYED,
+        code="idempotency_mismatch",
+    )
 
 
 def replay(found: Stored) -> HttpResponse:
@@ -96,8 +120,9 @@ def replay(found: Stored) -> HttpResponse:
 class Recording:
     """Stands between an answer and its client, and keeps what goes through."""
 
-    def __init__(self, call: Call, row_id: str) -> None:
+    def __init__(self, call: Call, row_id: str, incoming: Incoming | None) -> None:
         self.call, self.row_id = call, row_id
+        self.seen = incoming.fingerprint if incoming is not None else None
         self.status = 0
         self.headers: list[list[str]] = []
         self.parts: list[bytes] = []
@@ -152,9 +177,9 @@ class Recording:
             self.over = await self._run(free, self.row_id, self.call.id)
         else:
             status = self.status if self.size <= MAX_BYTES else 0
-            self.over = await self._run(
-                keep, self.row_id, Stored(status, self.headers, b"".join(self.parts), self.call.id)
-            )
+            upload = (self.seen.size, self.seen.value()) if self.seen is not None else (0, "")
+            stored = Stored(status, self.headers, b"".join(self.parts), self.call.id, upload)
+            self.over = await self._run(keep, self.row_id, stored)
 
     async def _run(self, job: Callable[..., None], *args: object) -> bool:
         assert self.call.process.sql is not None
@@ -190,18 +215,15 @@ def take(row_id: str, fingerprint: str, request_id: str) -> Stored | GatewayErro
     if row is None:
         return Conflict("The request with this Idempotency-Key has just ended.", headers={"retry-after-ms": "100"})
     if row.fingerprint != fingerprint:
-        return BadRequest(
-            "This Idempotency-Key was used for another request: send a new key with each new request.",
-            param=KEYED,
-            code="idempotency_mismatch",
-        )
+        return _mismatch()
     if not row.done:
         return Conflict(
             f"The request with this Idempotency-Key is still under way, as {row.request_id}.",
             headers={"retry-after": "1", "retry-after-ms": "500"},
         )
     try:
-        return Stored(row.status, row.headers, opened(row), row.request_id)
+        upload = row.body_bytes, row.body_fingerprint
+        return Stored(row.status, row.headers, opened(row), row.request_id, upload)
     except (vault.UnknownKeyId, vault.DoesNotDecrypt):
         return Conflict(
             f"The answer to this Idempotency-Key cannot be opened any more; it was that of request {row.request_id}.",
@@ -226,7 +248,15 @@ def keep(row_id: str, stored: Stored) -> None:
         text = base64.b64encode(stored.body).decode()
         sealed = vault.seal(settings.GATEWAY_ENCRYPTION_KEYS, text, row_id=row_id, origin=KeyedRequest.seal_origin)
     mine = KeyedRequest.objects.filter(pk=row_id, request_id=stored.request_id)
-    mine.update(done=True, status=stored.status, headers=stored.headers, answer=sealed)
+    size, fingerprint = stored.upload
+    mine.update(
+        done=True,
+        status=stored.status,
+        headers=stored.headers,
+        answer=sealed,
+        body_bytes=size,
+        body_fingerprint=fingerprint,
+    )
 
 
 def free(row_id: str, request_id: str) -> None:

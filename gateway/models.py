@@ -63,6 +63,9 @@ class KeyedRequest(models.Model):
     id = models.CharField(primary_key=True, max_length=40)  # a digest of whose key it is, and of the key
     fingerprint = models.CharField(max_length=40)  # of what was asked
     request_id = models.CharField(max_length=60)
+    # Of an upload, as much of its body as had come when it was answered: how many bytes, and what they held.
+    body_bytes = models.PositiveBigIntegerField(default=0, db_default=0)
+    body_fingerprint = models.CharField(max_length=40, blank=True, default="", db_default="")
     done = models.BooleanField(default=False)
     alive_until = models.DateTimeField()  # moved on by the process that works on it; after that it is anyone's
     expires_at = models.DateTimeField(db_index=True)

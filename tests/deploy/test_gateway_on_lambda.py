@@ -83,6 +83,23 @@ async def test_a_stream_that_the_provider_breaks_off_ends_with_an_event_and_trai
     assert [row["outcome"] for row in await house.site.rows(1, within=0)] == ["truncated"]
 
 
+async def test_an_answer_that_is_kept_and_breaks_off_is_told_to_lambda_as_any_other(
+    tmp_path: Path, upstream: ScriptedUpstream
+) -> None:
+    async with open_house(tmp_path, upstream.port) as house:
+        event = house.event(STREAM)
+        event["headers"]["idempotency-key"] = "k1"
+        upstream.enqueue([SSE_HEAD, piece(), RESET], sse(PIECE, LAST))
+        broken = await house.emulator.invoke(event)
+        assert error_code(broken) == "stream_interrupted"
+        assert broken.trailers["lambda-runtime-function-error-type"] == "Function.StreamInterrupted"
+        for _ in range(2):
+            whole = await house.emulator.invoke(event)
+            assert (whole.status, whole.trailers) == (200, {})
+            assert whole.body.endswith(b"data: [DONE]\n\n")
+        assert len(upstream.requests) == 2
+
+
 @pytest.mark.parametrize("begun", [True, False])
 async def test_the_deadline_ends_a_request_in_our_own_words_before_lambda_would(
     tmp_path: Path, upstream: ScriptedUpstream, begun: bool

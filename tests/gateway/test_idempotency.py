@@ -64,24 +64,6 @@ async def test_r45_another_body_under_the_same_key_is_refused(door: Door, script
     assert len(scripted.requests) == 1
 
 
-async def test_r45_another_upload_under_the_same_key_is_refused(door: Door, scripted: ScriptedUpstream) -> None:
-    scripted.default = json_answer({"text": "Hello"})
-
-    async def upload(sound: bytes) -> httpx.Response:
-        async with door.http() as http:
-            return await http.post(
-                "/audio/transcriptions",
-                data={"model": "fast"},
-                files={"file": ("a.mp3", sound)},
-                headers={"idempotency-key": "k1"},
-            )
-
-    first, again = await upload(b"one"), await upload(b"one")
-    assert (first.content, again.headers["idempotent-replayed"]) == (again.content, "true")
-    assert refusal(await upload(b"three")) == (400, "idempotency_mismatch")
-    assert len(scripted.requests) == 1
-
-
 async def test_r45_an_equal_request_meanwhile_is_told_to_wait(door: Door, scripted: ScriptedUpstream) -> None:
     scripted.enqueue([Pause(0.5), *answer()])
     running = asyncio.ensure_future(ask(door))
