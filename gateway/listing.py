@@ -61,7 +61,7 @@ async def _ask(process: Process, target: Target) -> tuple[str, ...]:
     try:
         async with asyncio.timeout(SECONDS):
             models, kept = await _fetch(process, target), KEPT
-    except (GatewayError, TimeoutError, msgspec.MsgspecError) as exc:
+    except (GatewayError, TimeoutError, ValueError, RecursionError) as exc:
         log.info("models_not_listed", provider=provider.name, reason=type(exc).__name__)
     finally:
         process.listings.known[provider.id] = process.clock() + kept, models

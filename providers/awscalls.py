@@ -115,7 +115,7 @@ def _json_call(service: str, target: str, wanted: object, environ: Mapping[str, 
     try:
         found: dict[str, Any] = json.loads(answer)
         code = str(found.get("__type", "")).rpartition("#")[2]
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         found, code = {}, ""
     if status != 200 or not found:
         raise CallFailed(f"{failure}: {code or status}")

@@ -47,4 +47,7 @@ def text_of(output: object) -> str:
         return "".join(output)
     if isinstance(output, str):
         return output
-    return "" if output is None else msgspec.json.encode(output).decode()
+    try:
+        return "" if output is None else msgspec.json.encode(output).decode()
+    except RecursionError:
+        return ""

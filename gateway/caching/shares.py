@@ -143,6 +143,6 @@ def is_finished(body: bytes, endpoint: str) -> bool:
     """Whether every choice of a whole answer says why it ended."""
     try:
         choices = decode_choices(decode_fields(body)[LIST_OF[endpoint]])
-    except (msgspec.MsgspecError, KeyError, ValueError):
+    except (msgspec.MsgspecError, KeyError, ValueError, RecursionError):
         return False
     return bool(choices) and all(bytes(choice.get("finish_reason", b"")) not in UNFINISHED for choice in choices)

@@ -109,7 +109,7 @@ class IssuerKeys:
     async def _fetch(self, known: KeySet, card: IssuerCard) -> None:
         try:
             found = await self._read(card)
-        except (GatewayError, TimeoutError, ValueError) as error:
+        except (GatewayError, TimeoutError, ValueError, RecursionError) as error:
             log.warning("issuer_keys_not_read", issuer=card.name, error=type(error).__name__)
             return
         finally:

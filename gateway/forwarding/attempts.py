@@ -8,7 +8,14 @@ import structlog
 
 from gateway.admission import Grant
 from gateway.attempts import Attempt
-from gateway.errors import GatewayError, Overloaded, UpstreamError, UpstreamRefused, UpstreamTimeout
+from gateway.errors import (
+    GatewayError,
+    Overloaded,
+    UpstreamError,
+    UpstreamInvalid,
+    UpstreamRefused,
+    UpstreamTimeout,
+)
 from gateway.forwarding import retries
 from gateway.forwarding.predictions import predict
 from gateway.forwarding.reading import read
@@ -175,6 +182,9 @@ async def _ask_upstream(grant: Grant, target: Target, attempt: Attempt, seconds:
         attempt.sent = True
         try:
             return await read(grant, target, upstream)
+        except RecursionError:
+            await asyncio.shield(upstream.aclose())
+            raise UpstreamInvalid("The provider's answer is nested too deeply to be read.", sent=True) from None
         except BaseException:
             await asyncio.shield(upstream.aclose())
             raise

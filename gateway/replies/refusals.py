@@ -25,6 +25,8 @@ OUT_OF_CREDIT = frozenset({"insufficient_quota", "credit_balance_exhausted"})
 MAX_MESSAGE = 4_000  # characters of a message that came as JSON
 MAX_FOREIGN_TEXT = 200  # characters of a body that is no JSON
 MAX_ORIGINAL = 2_000
+MAX_DEPTH = 8  # of what stands for a message
+TOO_DEEP = "..."
 MAX_WAIT = 86_400  # seconds; a longer `retry-after` is taken for junk
 PATIENCE = 60  # seconds; clients do not wait longer, they only ask again too soon
 MIN_SECRET = 4  # characters; to mask a shorter one would blacken any text
@@ -187,23 +189,28 @@ def _complaint(error: Mapping[str, Any], default: str) -> Complaint:
     return Complaint(message, _word(error.get("type")), param, word, _http_status(error))
 
 
-def _sentence(value: object) -> tuple[str, str | None]:
+def _sentence(value: object, depth: int = MAX_DEPTH) -> tuple[str, str | None]:
     """A message as text, and the parameter that it names: FastAPI lists `{"loc": ["body", "stop"], "msg": "..."}`."""
     if isinstance(value, str):
         return value, None
+    if not depth:
+        return TOO_DEEP, None
     if isinstance(value, list):
-        parts = [_sentence(item) for item in value[:10]]
+        parts = [_sentence(item, depth - 1) for item in value[:10]]
         places = [place for _, place in parts if place]
         return "; ".join(text for text, _ in parts), places[0] if places else None
     if isinstance(value, Mapping):
         for name in ("msg", "message", "detail", "error"):
             if inner := value.get(name):
-                text, place = (inner, None) if isinstance(inner, str) else _sentence(inner)
+                text, place = _sentence(inner, depth - 1)
                 where = value.get("loc")
                 if isinstance(where, list):
                     place = ".".join(str(step) for step in where if step != "body") or place
                 return (f"{place}: {text}" if place and isinstance(where, list) else text), place
-    return msgspec.json.encode(value).decode(), None
+    try:
+        return msgspec.json.encode(value).decode(), None
+    except RecursionError:
+        return TOO_DEEP, None
 
 
 def _word(value: object) -> str | None:
