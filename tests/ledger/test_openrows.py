@@ -1,8 +1,10 @@
 """Rows that are committed before the provider is called, and what takes their place."""
 
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 import pytest
+from msgspec.structs import replace
 
 from ledger import drain, openrows
 from ledger.entries import Opened, Settled
@@ -35,6 +37,14 @@ def test_an_open_row_never_takes_the_place_of_a_settled_one() -> None:
     drain.store([SETTLED])
     openrows.commit(OPENED)
     assert found() == [("req_1", "ok", 19, False)]
+
+
+def test_an_open_row_for_which_more_is_set_aside_is_lost_with_all_of_it() -> None:
+    for reserved in (Decimal(1), Decimal(2)):
+        openrows.commit(replace(OPENED, reserved=reserved))
+    openrows.lose(datetime.fromtimestamp(AT, UTC) + timedelta(minutes=21))
+    (row,) = UsageRecord.objects.all()
+    assert (row.reserved, row.cost) == (Decimal(2), Decimal(2))
 
 
 def test_a_row_that_stays_open_is_lost_after_twenty_minutes() -> None:
