@@ -86,6 +86,8 @@ async def _round(grant: Grant, breakers: Breakers) -> Reply:
                 raise
             if grant.receipt.attempts[-1].may_be_charged and not await reserve_again(grant.receipt):
                 raise
+            # They are of the answer that the client gets.
+            grant.receipt.ttft, grant.receipt.upstream_request_id = None, ""
         else:
             return _counted(reply, grant, breakers)
     return _counted(await _with_credentials(grant, targets[-1], waits=True), grant, breakers)

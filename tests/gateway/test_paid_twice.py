@@ -27,7 +27,10 @@ LIMITS = {"first_byte": 0.6, "gap": 0.6, "total": 3.0, "connect": 1.0}
 CALL = {**ASK, "max_tokens": 50}
 PROMPT = 12  # tokens of it, as they are estimated: 3 of the chat, 4 of its message, 5 of its text
 T = D("0.001")  # dollars: a token of the first provider's prompts
-BROKEN_OFF: list[Step] = [head(200, {"content-type": "application/json", "content-length": "900"}) + b"x" * 90, HANG]
+BROKEN_OFF: list[Step] = [
+    head(200, {"content-type": "application/json", "content-length": "900", "x-request-id": "up_1"}) + b"x" * 90,
+    HANG,
+]
 
 
 def configure(scripted: ScriptedUpstream, budget: str, *, routes: int = 2) -> str:
@@ -88,6 +91,7 @@ async def test_what_had_come_of_an_answer_that_broke_off_is_in_the_estimate(
     scripted.enqueue(BROKEN_OFF, json_answer(golden.COMPLETION))
     assert await ask(door) == 200
     [row] = await door.rows(1)
+    assert (row.upstream_request_id, row.ttft_ms is not None and row.ttft_ms >= 600) == ("", True)
     assert money(row)[0][2:] == (PROMPT, 23, "estimated", text((PROMPT + 23 * 3) * T))
     scripted.enqueue(BROKEN_OFF, json_answer(golden.COMPLETION))
     assert await ask(door, {**CALL, "max_tokens": 5}) == 200

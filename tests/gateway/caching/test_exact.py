@@ -8,11 +8,12 @@ from typing import Any
 import httpx
 from asgiref.sync import sync_to_async
 
+from ledger.models import PriceRow
 from providers import snapshot
-from providers.models import ModelAlias, Route
+from providers.models import ModelAlias, Provider, Route
 from tests.gateway import golden, house
 from tests.gateway.house import Door, client_key
-from tests.scripted import ScriptedUpstream, json_answer, sse
+from tests.scripted import HANG, ScriptedUpstream, json_answer, sse
 
 ASK: dict[str, Any] = {"model": "fast", "messages": [{"role": "user", "content": "Hello!"}]}
 STREAM = {**ASK, "stream": True}
@@ -93,7 +94,6 @@ async def test_a_whole_answer_is_served_again_and_as_a_stream(door: Door, script
 
 
 async def test_a_hit_is_a_row_that_cost_nothing_and_says_what_it_saved(door: Door, scripted: ScriptedUpstream) -> None:
-    from ledger.models import PriceRow
 
     await sync_to_async(PriceRow.objects.create)(model="gpt-4o", input=Decimal(1), output=Decimal(2))
     await refreshed(door)
@@ -295,6 +295,26 @@ async def test_a_key_may_turn_it_off_shorten_it_and_must_turn_it_on_where_the_al
         await set_up(door, cache="opt_in")
         assert await states(door.key) == ["bypass", "bypass"]
         assert (await states(short))[1] == "hit"
+
+
+async def test_a_call_that_timed_out_is_charged_though_an_old_answer_stood_in(
+    door: Door, scripted: ScriptedUpstream
+) -> None:
+    def configure() -> None:
+        PriceRow.objects.create(provider="lab", model="gpt-4o", starts_at="2020-01-01T00:00Z", input="1000", output="0")
+        Provider.objects.update(timeouts={"first_byte": 0.5})
+
+    await sync_to_async(configure)()
+    await set_up(door, cache_ttl=1, cache_stale=60)
+    scripted.enqueue(json_answer(golden.COMPLETION), [HANG])
+    async with door.http() as http:
+        await ask(http, ASK)
+        await asyncio.sleep(1.1)
+        assert state(await ask(http, ASK)) == "stale"
+    row = (await door.rows(2))[1]
+    assert (row.outcome, row.provider, row.usage_source) == ("ok", "cache", "cache")
+    assert (row.attempts[0]["outcome"], row.attempts[0]["cost"]) == ("upstream_timeout", "0.009")
+    assert row.cost == Decimal("0.009")
 
 
 async def test_an_old_answer_stands_in_for_a_provider_that_fails_and_for_nothing_else(
