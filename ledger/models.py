@@ -188,6 +188,7 @@ class DailyRollup(models.Model):
     model = models.CharField("upstream model", max_length=LENGTHS["upstream_model"], blank=True, default="")
     # Not checked to be positive: PostgreSQL checks what an upsert proposes, and a correction takes something away.
     requests = models.BigIntegerField(default=0)
+    errors = models.BigIntegerField(default=0, db_default=0)
     unpriced = models.BigIntegerField("of unknown cost", default=0)
     tokens_in = models.BigIntegerField("input tokens", default=0)
     tokens_out = models.BigIntegerField("output tokens", default=0)

@@ -47,7 +47,7 @@ class BudgetAccountAdmin(ReadOnlyAdmin):
 class DailyRollupAdmin(ReadOnlyAdmin):
     list_display = (
         *("day", "key_name", "team_name", "user_page", "alias", "provider", "model"),
-        *("requests", "unpriced", "tokens_in", "tokens_out", "cost"),
+        *("requests", "errors", "unpriced", "tokens_in", "tokens_out", "cost"),
     )
     list_filter = ("day", "provider")
     search_fields = ("key_id__exact", "end_user__exact", "alias__exact", "model__exact")

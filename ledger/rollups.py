@@ -14,7 +14,12 @@ from ledger.models import DailyRollup
 from ledger.money import units
 
 NAMES = ("key_id", "key_name", "team_id", "team_name", "end_user", "alias", "provider", "model")
-SUMS = ("requests", "unpriced", "tokens_in", "tokens_out", "tokens_cached", "tokens_reasoning", "cost", "saved")
+SUMS = (
+    *("requests", "errors", "unpriced", "tokens_in", "tokens_out", "tokens_cached", "tokens_reasoning"),
+    *("cost", "saved"),
+)
+# Of every other end an error is counted, as in the dashboard and the rules for alerts of docs/grafana.
+NO_ERROR = frozenset({"ok", "client_cancelled"})
 _names_of = attrgetter("key", "key_name", "team", "team_name", "end_user", "alias", "provider", "upstream_model")
 # A name that changes in the middle of a day makes no second row of it.
 UNNAMED = tuple(name for name in NAMES if name not in ("key_name", "team_name"))
@@ -44,6 +49,7 @@ def add(settled: Iterable[tuple[Settled, datetime]]) -> None:
             total = found[place] = Total(place[0], dict(zip(NAMES, names, strict=True)))
         sums, cost, saved = total.sums, entry.cost, entry.saved
         sums["requests"] += 1
+        sums["errors"] += entry.outcome not in NO_ERROR
         sums["tokens_in"] += entry.tokens_in
         sums["tokens_out"] += entry.tokens_out
         sums["tokens_cached"] += entry.tokens_cached
