@@ -17,6 +17,7 @@ COPY manage.py CHANGELOG.md LICENSE /app/
 COPY providers /app/providers
 COPY ledger /app/ledger
 COPY gateway /app/gateway
+COPY console /app/console
 COPY proxysite /app/proxysite
 COPY scripts/entrypoint /app/entrypoint
 RUN cd /app && DJANGO_SETTINGS_MODULE=proxysite.settings DJANGO_SECRET_KEY=only-for-collecting-static-files \

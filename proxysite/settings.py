@@ -52,6 +52,7 @@ INSTALLED_APPS = [
     "providers.apps.ProvidersConfig",
     "ledger.apps.LedgerConfig",
     "gateway.apps.GatewayConfig",
+    "console.apps.ConsoleConfig",
 ]
 # For the admin and the other pages of Django only: the gateway's handler runs none of it (a hop to a thread each).
 MIDDLEWARE = [
@@ -70,7 +71,8 @@ if ON_LAMBDA:
     # Nothing but checks of what is written in this file, which take a hundredth of a start.
     INSTALLED_APPS.remove("csp")
 if not GATEWAY_ADMIN:
-    INSTALLED_APPS = [name for name in INSTALLED_APPS if not name.startswith(("proxysite.adminsite", "django_object"))]
+    pages = ("proxysite.adminsite", "django_object", "console")
+    INSTALLED_APPS = [name for name in INSTALLED_APPS if not name.startswith(pages)]
     for name in ("sessions.middleware.Session", "auth.middleware.Authentication", "messages.middleware.Message"):
         MIDDLEWARE.remove(f"django.contrib.{name}Middleware")
 TEMPLATES = [

@@ -19,6 +19,7 @@ if settings.GATEWAY_ADMIN:
     # Only here: a function that serves requests never imports the admin.
     from django.contrib import admin
 
+    from console import usage
     from proxysite import signin, statuspage
 
     admin.autodiscover()
@@ -28,5 +29,7 @@ if settings.GATEWAY_ADMIN:
     urlpatterns[:0] = [
         path("admin", RedirectView.as_view(pattern_name="admin:index")),
         path("admin/status/", admin.site.admin_view(statuspage.show), name="status"),
+        path("admin/usage/", admin.site.admin_view(usage.show), name="usage"),
+        path("admin/usage/csv/", admin.site.admin_view(usage.download), name="usage_csv"),
         path("admin/", admin.site.urls),
     ]

@@ -22,6 +22,7 @@ NEVER = {
 # Django's own admin comes with django-simple-history's models; the pages are made when the first is asked for.
 PAGES = {
     *("providers.admin", "ledger.admin", "proxysite.signin", "proxysite.urls", "django.contrib.auth.admin"),
+    *("console.usage", "console.sums", "console.charts", "console.groupings", "console.spans", "console.numbers"),
     *("django.contrib.auth.forms", "django.contrib.staticfiles.handlers", "whitenoise"),
 }
 # What a setting, an alias or a provider's row has to ask for.
@@ -32,7 +33,7 @@ FEATURES = {
 }
 NEVER |= PAGES | FEATURES
 WITHOUT_DATABASE = {"yaml", "psycopg", "sqlite3", "redis", "simple_history.admin", "proxysite.chores", "cryptography"}
-OWN = {"gateway", "ledger", "providers", "proxysite"}
+OWN = {"console", "gateway", "ledger", "providers", "proxysite"}
 CLASSES = """
 import sys
 from proxysite import onlambda

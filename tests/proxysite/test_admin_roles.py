@@ -30,7 +30,8 @@ def addresses(model: type[models.Model]) -> Iterator[tuple[str, str]]:
 
 
 def every_address() -> list[str]:
-    return [reverse("admin:index"), reverse("status")] + [url for model in MODELS for _, url in addresses(model)]
+    own = [reverse(name) for name in ("admin:index", "status", "usage", "usage_csv")]
+    return own + [url for model in MODELS for _, url in addresses(model)]
 
 
 def signed_in(*permissions: str, **fields: Any) -> Client:
