@@ -32,6 +32,8 @@ BREACHES = [
     ("rooms_import_one_way", "providers/a.py", "def f():\n    from ledger.usage import Usage"),
     ("rooms_import_one_way", "providers/a.py", "from ..ledger import usage"),
     ("rooms_import_one_way", "gateway/errors.py", "from console import pages"),
+    ("rooms_import_one_way", "console/a.py", "from gateway import engine"),
+    ("rooms_import_one_way", "ledger/a.py", "from console.sums import total"),
     ("rooms_import_one_way", "proxysite/a.py", "from tests import scripted"),
     ("gateway_imports_backwards_only", "gateway/errors.py", "from gateway import pipeline"),
     ("gateway_imports_backwards_only", "gateway/pipeline.py", "from gateway.endpoints.chat import reply"),
