@@ -51,7 +51,7 @@ ALLOWANCES = [
 @admin.register(ClientKey)
 class ClientKeyAdmin(DjangoObjectActions, OwnedAdmin):  # type: ignore[misc]
     form = ClientKeyForm
-    list_display = ("name", "kind", "public_id", "team", "alias_names", "state", "expires_at", "created_at", "source")
+    list_display = ("name", "kind", "public_id", "team", "alias_names", "state", "ends", "made", "source")
     list_filter = ("kind", "enabled", "team", "source")
     list_select_related = ("team",)
     search_fields = ("name", "id", "last_four")
@@ -70,6 +70,14 @@ class ClientKeyAdmin(DjangoObjectActions, OwnedAdmin):  # type: ignore[misc]
     @admin.display(description="ends with")
     def ends_with(self, row: ClientKey) -> str:
         return f"…{row.last_four}"
+
+    @admin.display(description="expires (UTC)", ordering="expires_at")
+    def ends(self, row: ClientKey) -> str:
+        return f"{row.expires_at:%Y-%m-%d %H:%M}" if row.expires_at else "never"
+
+    @admin.display(description="created (UTC)", ordering="created_at")
+    def made(self, row: ClientKey) -> str:
+        return f"{row.created_at:%Y-%m-%d %H:%M}"
 
     @admin.display(description="id", ordering="id")
     def public_id(self, row: ClientKey) -> str:
@@ -124,12 +132,22 @@ class ClientKeyAdmin(DjangoObjectActions, OwnedAdmin):  # type: ignore[misc]
 
     @action(  # type: ignore[untyped-decorator]
         label="Compromised: replace",
-        description="Make a new key, refuse this one from now on, and end its running requests",
-        methods=("POST",),
-        button_type="form",
+        description="Refuse this key from now on and make a new one; asks first",
+        methods=("GET", "POST"),
+        button_type="a",
     )
     def rotate_compromised(self, request: HttpRequest, row: ClientKey) -> HttpResponse | None:
-        return self._rotate(request, row, compromised=True)
+        """It cannot be taken back: the button leads to a page that asks, and only that page's form does it."""
+        if request.method == "POST" or not self.has_change_permission(request, row):
+            return self._rotate(request, row, compromised=True)
+        context = {
+            **self.admin_site.each_context(request),
+            "title": f"Replace the compromised key {row.name}?",
+            "opts": self.opts,
+            "key": row,
+            "media": self.media,
+        }
+        return TemplateResponse(request, "providers/clientkey_compromised.html", context)
 
     def _rotate(self, request: HttpRequest, row: ClientKey, *, compromised: bool) -> HttpResponse | None:
         if not self.has_change_permission(request, row):

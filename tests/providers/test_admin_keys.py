@@ -150,10 +150,21 @@ def test_s17_the_rotate_button_shows_the_new_key_once_and_the_old_one_ends_in_a_
 
 def test_s16_the_compromised_button_ends_the_old_key_at_once(admin: Client) -> None:
     old, _ = ClientKey.objects.mint("app")
-    assert TOKEN.search(page(admin.post(url("clientkey_actions", old.id, "rotate_compromised"))))
+    address = url("clientkey_actions", old.id, "rotate_compromised")
+    assert f'href="{address}"' in page(admin.get(url("clientkey_change", old.id)))
+    asked = page(admin.get(address))
+    assert "This key is refused at once, for good." in asked
+    assert "The new key is shown once, on the next page" in asked
+    assert list(ClientKey.objects.values_list("id", "enabled")) == [(old.id, True)]
+    careful = Client(enforce_csrf_checks=True)
+    careful.force_login(User.objects.get(username="root"))
+    assert careful.post(address).status_code == 403
+    csrf = re.findall(r'name="csrfmiddlewaretoken" value="(\w+)"', page(careful.get(address)))[0]
+    assert TOKEN.search(page(careful.post(address, {"csrfmiddlewaretoken": csrf, "sure": "yes"})))
     old.refresh_from_db()
     assert (old.enabled, old.compromised_at is None) == (False, False)
     assert "compromised" in page(admin.get(url("clientkey_changelist")))
+    assert "No new key is made: this one was replaced before" in page(admin.get(address))
 
 
 def test_s18_rotation_needs_a_post_and_the_permission(admin: Client, client: Client) -> None:
@@ -164,7 +175,10 @@ def test_s18_rotation_needs_a_post_and_the_permission(admin: Client, client: Cli
     ClientKey.objects.update(source="admin")
     client.force_login(User.objects.create_user("staff", is_staff=True))
     client.post(url("clientkey_actions", old.id, "rotate"))
+    for answer in (client.get, client.post):
+        answer(url("clientkey_actions", old.id, "rotate_compromised"))
     assert ClientKey.objects.count() == 1
+    assert ClientKey.objects.get().enabled
 
 
 def test_the_history_of_a_key_names_who_changed_what(admin: Client) -> None:
