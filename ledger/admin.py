@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.contrib import admin
 from django.core.paginator import Paginator
@@ -11,8 +11,9 @@ from django.http import HttpRequest, StreamingHttpResponse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from ledger import capture_admin, enduser_admin, export, money_admin
+from ledger import capture_admin, enduser_admin, export, money, money_admin
 from ledger.models import UsageRecord
+from providers.admin.cells import two_lines
 from providers.models import ClientKey, ModelAlias
 
 if TYPE_CHECKING:  # generic for the type checker alone
@@ -102,20 +103,9 @@ class StatusFilter(admin.SimpleListFilter):
 
 @admin.register(UsageRecord)
 class UsageRecordAdmin(_ModelAdmin):
-    list_display = (
-        "when",
-        "key_name",
-        "alias",
-        "provider",
-        "outcome",
-        "status",
-        "tokens",
-        "cost",
-        "duration",
-        "flagged",
-        "id",
-    )
-    list_display_links = ("when", "id")
+    # As much as fits a screen of 1280 pixels; the rest of a row is on its own page.
+    list_display = ("when", "key_name", "asked", "ended", "tokens", "price", "duration")
+    list_display_links = ("when",)
     list_filter = ("flagged", "started_at", OutcomeFilter, StatusFilter, KeyFilter, AliasFilter)
     list_per_page = 50
     list_max_show_all = 50
@@ -125,7 +115,7 @@ class UsageRecordAdmin(_ModelAdmin):
     search_fields = ("id__exact", "key_id__exact")
     search_help_text = "A request id or a key id, whole."
     # Only by what has an index.
-    sortable_by = ("when", "id")
+    sortable_by = ("when",)
     actions = ("export_csv",)
     fieldsets = (
         (None, {"fields": ("id", "started_at", "outcome", "status", "error_code", "flagged")}),
@@ -152,13 +142,32 @@ class UsageRecordAdmin(_ModelAdmin):
         ("Time and size", {"fields": ("ttft_ms", "duration_ms", "bytes_out")}),
     )
 
+    class Media:
+        css: ClassVar[dict[str, list[str]]] = {"all": ["providers/admin.css"]}
+
     @admin.display(description="started at (UTC)", ordering="started_at")
     def when(self, row: UsageRecord) -> str:
         return f"{row.started_at:%Y-%m-%d %H:%M:%S}"
 
+    @admin.display(description="alias, answered by")
+    def asked(self, row: UsageRecord) -> SafeString:
+        return two_lines(row.alias or row.model, ": ".join(filter(None, (row.provider, row.upstream_model))))
+
+    @admin.display(description="outcome")
+    def ended(self, row: UsageRecord) -> SafeString:
+        """The status that the client was given stands beside it where it says something more."""
+        said = row.outcome.replace("_", " ")
+        if row.status and row.outcome != "ok":
+            said = f"{said} ({row.status})"
+        return format_html("{}<br><strong>{}</strong>" if row.flagged else "{}", said, "needs a look")
+
     @admin.display(description="tokens in/out")
     def tokens(self, row: UsageRecord) -> str:
-        return f"{row.tokens_in} / {row.tokens_out}"
+        return f"{row.tokens_in:,} / {row.tokens_out:,}"
+
+    @admin.display(description="cost (USD)")
+    def price(self, row: UsageRecord) -> str:
+        return "unknown" if row.cost is None else money.text(row.cost)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

@@ -14,6 +14,7 @@ from django.utils.html import format_html
 from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 
+from ledger.currentlimits import standings
 from ledger.models import BudgetAccount, DailyRollup, UsageRecord
 from providers.endusers import EndUser, set_state
 
@@ -41,6 +42,8 @@ def view(request: HttpRequest) -> HttpResponse:
     totals = DailyRollup.objects.filter(day__gte=since.date(), **mine).order_by("-day")
     sums = {column: Sum(column) for column in ("requests", "unpriced", "tokens_in", "tokens_out", "cost")}
     row = EndUser.objects.filter(name=name, key=key).first()
+    budgets = list(BudgetAccount.objects.filter(subject=name).order_by("-starts_on")[:SHOWN])
+    limits = standings(budgets)
     context: dict[str, Any] = {
         **admin.site.each_context(request),
         "title": f"End user {name}",
@@ -49,7 +52,7 @@ def view(request: HttpRequest) -> HttpResponse:
         "row": row,
         "days": totals.values("day", "key_id", "key_name", "alias").annotate(**sums)[: SHOWN * 2],
         "sums": totals.aggregate(**sums),
-        "budgets": BudgetAccount.objects.filter(subject=name).order_by("-starts_on")[:SHOWN],
+        "budgets": [(account, limits[account.id]) for account in budgets],
         "records": UsageRecord.objects.filter(started_at__gte=since, **mine)[:SHOWN],
         "may_block": request.user.has_perm("providers.change_enduser"),
         "days_shown": DAYS,

@@ -9,10 +9,10 @@ from django.core.exceptions import ValidationError
 from django.utils.text import capfirst
 
 from providers import aliases as alias_names
-from providers import allowances, newkeys, overlay
-from providers.configfile import ConfigError
+from providers import allowances, newkeys
 from providers.forms import CAPTURE_HELP, LIMIT_HELP, JSONText, Lines, OptionalNumbers
-from providers.models import ClientKey, Provider, Team, every_alias
+from providers.models import ClientKey, Team, every_alias
+from providers.names import provider_names
 
 BUDGET_HELP = {"budget": "US dollars a day, a month or in total: 5.00/month, or 50/month, 5/day. Empty: no budget."}
 
@@ -64,14 +64,6 @@ class TeamForm(BudgetForm):
             **BUDGET_HELP,
             "enabled": "Switched off, all its keys are refused within two seconds.",
         }
-
-
-def _providers() -> list[str]:
-    """The names of all that there are, those of the environment too."""
-    names = set(Provider.objects.values_list("name", flat=True))
-    with suppress(ConfigError):  # which the pages of the providers say
-        names.update(card.name for card in overlay.load().providers)
-    return sorted(names)
 
 
 class ClientKeyForm(BudgetForm):
@@ -151,8 +143,9 @@ class ClientKeyForm(BudgetForm):
 
     def clean_default_provider(self) -> str:
         name: str = self.cleaned_data["default_provider"]
-        if name and name != self.initial.get("default_provider") and name not in _providers():
-            raise ValidationError(f"There is no provider {name}; there are {', '.join(_providers()) or 'none'}.")
+        known = provider_names()
+        if name and name != self.initial.get("default_provider") and name not in known:
+            raise ValidationError(f"There is no provider {name}; there are {', '.join(known) or 'none'}.")
         return name
 
     def clean_expires_at(self) -> datetime | None:

@@ -28,6 +28,9 @@ class HistoryShown(WithHistory):
 
     history_list_display = ("actor",)
 
+    class Media:
+        css: ClassVar[dict[str, list[str]]] = {"all": ["providers/admin.css"]}
+
     def history_form_view(
         self, request: HttpRequest, object_id: str, version_id: str, extra_context: Any = None
     ) -> HttpResponse:
@@ -45,9 +48,6 @@ class OwnedAdmin(HistoryShown):
     actions: tuple[str, ...] = ("enable", "disable")
     list_per_page = 50
     show_full_result_count = False
-
-    class Media:
-        css: ClassVar[dict[str, list[str]]] = {"all": ["providers/admin.css"]}
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return super().has_change_permission(request, obj) and not is_from_file(obj)

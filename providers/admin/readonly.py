@@ -1,6 +1,6 @@
 """Lists of what the program writes, and nobody else."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.contrib import admin
 from django.http import HttpRequest
@@ -19,6 +19,9 @@ class ReadOnlyAdmin(_ModelAdmin):
     list_max_show_all = 50
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
+
+    class Media:
+        css: ClassVar[dict[str, list[str]]] = {"all": ["providers/admin.css"]}
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
