@@ -172,18 +172,33 @@ def _origin(base_url: str) -> str:
         return base_url
 
 
+LIMIT_LABELS = {
+    "rpm": "Requests per minute",
+    "burst": "Burst",
+    "tpm": "Tokens per minute",
+    "concurrency": "Concurrent requests",
+}
 LIMIT_HELP = {
     "rpm": "0: no limit.",
-    "burst": "How many of them may come at a stroke. 0: a tenth of them.",
-    "tpm": "Of input and output together. 0: no limit.",
-    "concurrency": "0: no limit.",
+    "burst": "How many of them may come all at once. 0: a tenth of the requests per minute.",
+    "tpm": "Input and output tokens together. 0: no limit.",
+    "concurrency": "How many may run at the same time. 0: no limit.",
 }
 
 
+CACHE_LABELS = {
+    "cache": "Response cache",
+    "cache_ttl": "Time to live (seconds)",
+    "cache_stale": "Stale if error (seconds)",
+    "cache_scope": "Shared by",
+    "cache_store": "Stored in",
+    "cache_semantic": "Alias for embeddings",
+    "cache_similarity": "Lowest similarity",
+}
 CACHE_HELP = {
-    "cache": "Whether an answer is kept and given again to an equal request, for nothing.",
-    "cache_ttl": "At most 30 days.",
-    "cache_stale": "How long after that an answer is given where the provider fails. 0: never.",
+    "cache": "Whether an answer is stored and given again to an equal request, at no cost.",
+    "cache_ttl": "How long an answer is given again. At most 30 days.",
+    "cache_stale": "How long after that an answer may still be given when the provider fails. 0: never.",
     "cache_scope": "Whoever shares them can be given what another one's question was answered with.",
     "cache_store": "Redis where REDIS_URL is set, else the database.",
     "cache_temperature": "Requests with a higher one are not kept; 1 is what providers take where none is given.",
@@ -193,9 +208,10 @@ CACHE_HELP = {
 }
 
 
+CAPTURE_LABELS = {"capture": "Captured requests (%)"}
 CAPTURE_HELP = {
-    "capture": "Of so many percent of the requests what was asked and answered is kept, redacted and sealed, for a few "
-    "days. Of an alias and a key the higher one counts. 0: nothing is kept.",
+    "capture": "The share of requests whose prompt and answer are stored, redacted and encrypted, for a few days. Of "
+    "the alias's share and the key's the higher one holds. 0: nothing is stored.",
 }
 
 
@@ -230,6 +246,7 @@ class AliasForm(OptionalNumbers):
             *CACHE_HELP,
             *CAPTURE_HELP,
         )
+        labels = {**LIMIT_LABELS, **CACHE_LABELS, **CAPTURE_LABELS}
         help_texts = {
             **LIMIT_HELP,
             **CACHE_HELP,

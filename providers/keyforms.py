@@ -10,11 +10,14 @@ from django.utils.text import capfirst
 
 from providers import aliases as alias_names
 from providers import allowances, newkeys
-from providers.forms import CAPTURE_HELP, LIMIT_HELP, JSONText, Lines, OptionalNumbers
+from providers.forms import CAPTURE_HELP, CAPTURE_LABELS, LIMIT_HELP, LIMIT_LABELS, JSONText, Lines, OptionalNumbers
 from providers.models import ClientKey, Team, every_alias
 from providers.names import provider_names
 
-BUDGET_HELP = {"budget": "US dollars a day, a month or in total: 5.00/month, or 50/month, 5/day. Empty: no budget."}
+BUDGET_HELP = {
+    "budget": "US dollars per day, per month or in total, such as 5.00/month or 100/total. Several with commas: "
+    "50/month, 5/day. Empty: no budget."
+}
 
 
 class PatternLines(Lines):
@@ -46,7 +49,9 @@ class Percentages(forms.CharField):
 
 class BudgetForm(OptionalNumbers):
     budget_alerts = Percentages(
-        label="Alerts at percent", required=False, help_text="Of the budget, such as 80, 100. Empty: no alert."
+        label="Alert at (%)",
+        required=False,
+        help_text="An alert is sent when so much of the budget is spent, such as 80, 100. Empty: no alert.",
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -59,76 +64,116 @@ class TeamForm(BudgetForm):
     class Meta:
         model = Team
         fields = ("name", "enabled", *allowances.TEAM)
+        labels = LIMIT_LABELS
         help_texts = {
             **LIMIT_HELP,
             **BUDGET_HELP,
-            "enabled": "Switched off, all its keys are refused within two seconds.",
+            "enabled": "If off, all its keys are refused within two seconds.",
         }
 
 
 class ClientKeyForm(BudgetForm):
     aliases = PatternLines(
+        label="Model aliases",
         required=False,
         initial=every_alias,
-        help_text="The models that it may ask for, one a line: fast, mistral/*, or * for all. Empty: none.",
+        help_text="The models that this key may use, one per line: fast, mistral/* for all that begin so, * for every "
+        "model. Empty: none.",
     )
     endpoints = forms.MultipleChoiceField(
+        label="API endpoints",
         required=False,
         choices=[(name, name) for name in allowances.ENDPOINTS],
         widget=forms.CheckboxSelectMultiple,
-        help_text="None chosen: all but organization; without the alias * all but realtime, batches, evals, other too.",
+        help_text="The parts of the API that this key may call. None checked: all except organization. A key that may "
+        "not use every model (*) then has no realtime, batches, evals and other either: they name models in places "
+        "that the gateway does not read.",
     )
     cidrs = Lines(
-        label="Source networks",
+        label="Allowed IP addresses",
         required=False,
-        help_text="Where calls may come from, one a line: 192.0.2.0/24, 2001:db8::/32. Empty: anywhere.",
+        help_text="Addresses or networks (CIDR) that may use this key, one per line: 192.0.2.0/24, 2001:db8::/32. "
+        "Empty: all.",
     )
     origins = Lines(
-        label="Web origins",
+        label="Allowed web origins",
         required=False,
-        help_text="Pages that may use a publishable key, one a line: https://app.example.com, https://*.example.com. "
-        "Of a secret key: pages that the tokens which it mints may be meant for.",
+        help_text="Web pages that may use a publishable key, one per line: https://app.example.com, "
+        "https://*.example.com. For a secret key: pages that may use the tokens which a server makes with it.",
     )
-    tags = JSONText(required=False, help_text='Names and texts for your own accounts: {"cost_centre": "4711"}.')
+    tags = JSONText(
+        required=False, help_text='Names and values for your own bookkeeping, as JSON: {"cost_centre": "4711"}.'
+    )
     unknown_price = forms.CharField(
-        label="Where no price is known",
+        label="If the price is unknown",
         required=False,
         initial="allow",
-        help_text="allow, block, or the US dollars that such a request is charged, as 0.05.",
+        help_text="For models without a price. allow: serve the request; block: refuse it; or the US dollars to charge "
+        "for it, such as 0.05.",
     )
 
     class Meta:
         model = ClientKey
         fields = ("name", "kind", "aliases", "expires_at", "enabled", "team", *allowances.KEY)
+        labels = {
+            **LIMIT_LABELS,
+            **CAPTURE_LABELS,
+            "expires_at": "Expires at (UTC)",
+            "max_tokens": "Max output tokens",
+            "max_n": "Max choices (n)",
+            "cache": "Response cache",
+            "cache_ttl": "Time to live (seconds)",
+            "may_explain": "May see routing details",
+            "address_rpm": "Requests per minute per IP address",
+            "address_tpm": "Tokens per minute per IP address",
+            "address_concurrency": "Concurrent requests per IP address",
+            "end_user_rpm": "Requests per minute per end user",
+            "end_user_tpm": "Tokens per minute per end user",
+            "end_user_concurrency": "Concurrent requests per end user",
+            "end_user_budget": "Budget per end user",
+            "id": "Key id",
+            "foreign": "Imported",
+            "principal": "Usage counted under",
+            "successor": "Replaced by",
+            "pepper_deadline": "Must be used before",
+            "source": "Managed in",
+        }
         help_texts = {
             **LIMIT_HELP,
             **BUDGET_HELP,
-            "name": "Who holds it, such as web-app or anna-laptop.",
-            "expires_at": "From then on it is refused. Empty: it does not expire.",
-            "enabled": "Switched off, it is refused within two seconds, everywhere.",
-            "team": "Its limits and budget hold beside the key's own.",
-            "max_tokens": "The most that a request may ask for, and what holds where it asks for nothing.",
-            "cache": "On and off count where the alias keeps answers: an alias that is off keeps none.",
-            "cache_ttl": "0: as long as the alias says.",
             **CAPTURE_HELP,
-            "may_explain": "With the header x-gateway-explain: 1 it is told routes, prices, limits and what is left.",
-            "max_n": "The most choices that a request may ask for.",
-            "default_provider": "Where calls go that name no model, such as files. Empty: the oldest alias's.",
-            "address_rpm": "Of each address that calls come from, of IPv6 each /64. 0: no limit. "
-            "A publishable key must have it: it is what a script gets that has stolen the key.",
-            "end_user_rpm": "Of each end user that the application names. 0: no limit.",
-            "end_user_budget": "Of each end user: 1.00/day. Empty: no budget.",
+            "name": "Who uses it, such as web-app or anna-laptop.",
+            "expires_at": "The key is refused from then on. Empty: it does not expire.",
+            "enabled": "If off, the key is refused everywhere within two seconds.",
+            "team": "The team's limits and budget hold in addition to the key's own.",
+            "default_provider": "Where requests go that name no model, such as uploads of files. Empty: to the "
+            "provider of the oldest alias that this key may use.",
+            "max_tokens": "The highest max_tokens of a request, and what holds if it has none. Empty: no limit.",
+            "max_n": "The highest n of a request. Empty: no limit.",
+            "cache": "on and off have an effect only if the model alias has a response cache.",
+            "cache_ttl": "How long an answer may be given to this key again. 0: as long as the alias says.",
+            "may_explain": "With the header x-gateway-explain: 1 a client is told the routes, prices and limits of its "
+            "request, and what is left of them.",
+            "address_rpm": "For each address that requests come from; for IPv6 each /64 network. 0: no limit. Required "
+            "for a publishable key: anybody can copy it, and this is all that one address then gets.",
+            "end_user_rpm": "For each end user: whom the application names (safety_identifier, user), else each IP "
+            "address. 0: no limit.",
+            "end_user_budget": "US dollars, such as 1.00/day. Empty: no budget.",
+            "foreign": "Made elsewhere and brought here, so that the key does not hold its id.",
+            "principal": "The id of the first key, if this one took another's place: they share limits and budget.",
+            "pepper_deadline": "The secret that keys are stored with (the pepper) was replaced. A key that is not used "
+            "before this moment is refused from then on.",
         }
 
     kind = forms.ChoiceField(
         choices=[
-            ("secret", "secret: for servers, never in a page or an app"),
-            ("publishable", "publishable: may stand in a page's source"),
+            ("secret", "secret: for servers, never in a web page or an app"),
+            ("publishable", "publishable: may be seen in the source of a web page"),
         ],
         required=False,
         initial=allowances.SECRET,
-        help_text="A publishable key must name its pages, models and endpoints, most output tokens and requests a "
-        "minute of an address.",
+        help_text="A publishable key needs web origins, model aliases and endpoints that are named one by one, max "
+        "output tokens, and requests per minute per IP address. It cannot be changed later.",
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

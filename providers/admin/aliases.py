@@ -34,8 +34,8 @@ class ModelAliasAdmin(OwnedAdmin):
         (None, {"fields": ("name", "strategy", "enabled")}),
         # Folded: the routes below are what an alias is made for.
         ("Adapters", {"fields": ("adapters",), "classes": ("collapse",)}),
-        ("Limits of all its callers together", {"fields": tuple(allowances.LIMITS), "classes": ("collapse",)}),
-        ("Cached answers", {"fields": tuple(allowances.CACHE), "classes": ("collapse",)}),
+        ("Rate limits of all its callers together", {"fields": tuple(allowances.LIMITS), "classes": ("collapse",)}),
+        ("Response cache", {"fields": tuple(allowances.CACHE), "classes": ("collapse",)}),
         ("Captured payloads", {"fields": tuple(allowances.CAPTURE), "classes": ("collapse",)}),
         ("When things take long", {"fields": ("retry_after_timeout", "early_200"), "classes": ("collapse",)}),
     )

@@ -31,15 +31,18 @@ FACTS = (
     "source",
 )
 ALLOWANCES = [
-    ("What it may ask for", {"fields": ("aliases", "endpoints", "default_provider", "max_tokens", "max_n", "cidrs")}),
-    ("Pages", {"fields": ("origins", "address_rpm", "address_tpm", "address_concurrency"), "classes": ("collapse",)}),
-    ("Limits", {"fields": tuple(allowances.LIMITS)}),
-    ("Cached answers", {"fields": ("cache", "cache_ttl"), "classes": ("collapse",)}),
-    ("Captured payloads", {"fields": tuple(allowances.CAPTURE), "classes": ("collapse",)}),
-    ("Explanations", {"fields": ("may_explain",), "classes": ("collapse",)}),
-    ("Money", {"fields": (*allowances.BUDGET, "unknown_price", "tags")}),
+    ("Permissions", {"fields": ("aliases", "endpoints", "default_provider", "max_tokens", "max_n", "cidrs")}),
     (
-        "Each end user",
+        "Web pages",
+        {"fields": ("origins", "address_rpm", "address_tpm", "address_concurrency"), "classes": ("collapse",)},
+    ),
+    ("Rate limits", {"fields": tuple(allowances.LIMITS)}),
+    ("Response cache", {"fields": ("cache", "cache_ttl"), "classes": ("collapse",)}),
+    ("Captured payloads", {"fields": tuple(allowances.CAPTURE), "classes": ("collapse",)}),
+    ("Routing details", {"fields": ("may_explain",), "classes": ("collapse",)}),
+    ("Budget", {"fields": (*allowances.BUDGET, "unknown_price", "tags")}),
+    (
+        "Limits per end user",
         {
             "fields": ("end_user_rpm", "end_user_tpm", "end_user_concurrency", "end_user_budget"),
             "classes": ("collapse",),
@@ -62,7 +65,7 @@ class ClientKeyAdmin(DjangoObjectActions, OwnedAdmin):  # type: ignore[misc]
     def get_fieldsets(self, request: HttpRequest, obj: ClientKey | None = None) -> Any:
         first = ("name", "kind", "team", "expires_at") if obj is None else ("name", "team", "expires_at", "enabled")
         sets: list[Any] = [(None, {"fields": first}), *ALLOWANCES]
-        return sets if obj is None else [*sets, ("The key itself", {"fields": FACTS})]
+        return sets if obj is None else [*sets, ("About this key", {"fields": FACTS})]
 
     def get_readonly_fields(self, request: HttpRequest, obj: ClientKey | None = None) -> tuple[str, ...]:
         return () if obj is None else FACTS

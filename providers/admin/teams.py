@@ -20,8 +20,8 @@ class TeamAdmin(OwnedAdmin):
     search_fields = ("name",)
     fieldsets = (
         (None, {"fields": ("name", "enabled")}),
-        ("Limits of all its keys together", {"fields": tuple(allowances.LIMITS)}),
-        ("Money", {"fields": tuple(allowances.BUDGET)}),
+        ("Rate limits of all its keys together", {"fields": tuple(allowances.LIMITS)}),
+        ("Budget of all its keys together", {"fields": tuple(allowances.BUDGET)}),
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Team]:

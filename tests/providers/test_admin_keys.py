@@ -245,3 +245,16 @@ def test_a_publishable_key_is_made_with_its_bounds_or_not_at_all(admin: Client) 
     )
     said = errors(admin.post(url("clientkey_change", row.id), {**form, "max_tokens": "50", "origins": ""}))
     assert said == ["Must name the pages that may use a publishable key, such as https://app.example.com."]
+
+
+def test_the_page_of_a_key_speaks_in_the_terms_of_the_field(admin: Client) -> None:
+    row, _ = ClientKey.objects.mint("app")
+    text = page(admin.get(url("clientkey_change", row.id)))
+    labels = [label.strip(" :") for label in re.findall(r"<label[^>]*>([^<]+)</label>", text)]
+    limits = ["Requests per minute", "Burst", "Tokens per minute", "Concurrent requests"]
+    assert [label for label in labels if label in limits] == limits
+    named = ["Max output tokens", "Max choices (n)", "Allowed IP addresses", "Allowed web origins", "Alert at (%)"]
+    facts = ["Key id", "Imported", "Usage counted under", "Replaced by", "Must be used before", "Managed in"]
+    assert [*named, *facts] == [label for label in labels if label in {*named, *facts}]
+    for jargon in ("Principal", "Foreign", "Pepper deadline", "at a stroke", "Bodies kept"):
+        assert jargon not in text
