@@ -126,6 +126,7 @@ def _found(wish: Asked, table: Table) -> dict[str, Any]:
     ]
     parts = sums.by_day(wish.span, wish.grouping, table.told)
     money = partial(numbers.dollars, places=places)
+    tiles = _tiles(table.total, sums.total(wish.span.before()), wish.span, money)
     cells = partial(_cells, money=money, priced=not table.total.unpriced)
     return {
         "charts": [charts.draw(f"chart-{one.title.lower()}", one, days, series, parts) for one in _measures(money)],
@@ -133,7 +134,8 @@ def _found(wish: Asked, table: Table) -> dict[str, Any]:
         "lines": _lines(wish, table, series, cells),
         "whole": cells(table.total),
         "days": [(day, cells(one)) for day, one in _days(days, parts)],
-        "tiles": _tiles(table.total, sums.total(wish.span.before()), wish.span, money),
+        "tiles": tiles,
+        "is_compared": any(tile["change"] for tile in tiles),
         "measured": "cost" if table.total.cost else "requests",
     }
 
@@ -179,7 +181,7 @@ def _tiles(total: Sums, before: Sums, span: Span, money: Money) -> list[dict[str
         "requests": f"{numbers.compact(total.requests // span.length)} a day",
         "tokens": f"{numbers.compact(total.tokens_in)} in, {numbers.compact(total.tokens_out)} out",
         "errors": f"{numbers.percent(total.errors, total.requests)} of requests",
-        "saved": f"{numbers.percent(total.saved, total.saved + total.cost) or '0%'} of all",
+        "saved": f"{numbers.percent(total.saved, total.saved + total.cost) or '0%'} less to pay",
     }
     shown = {
         "cost": money(total.cost),

@@ -309,6 +309,9 @@ def test_the_head_compares_with_as_many_days_before(operator: Client) -> None:
         ("Errors", "", "0"),
         ("Saved by cache", "", "$0"),
     ]
+    compared = "The small percentages are against the {} days before."
+    assert compared.format(7) in text
+    assert compared.format(30) not in page(operator, "?period=30d")
 
 
 def test_an_empty_ledger_says_what_to_do_and_empty_days_where_to_look() -> None:
