@@ -17,8 +17,12 @@ from tests.proxysite.commands import ROOT, environment
 # Runs the entry point under a wall clock that the file's number of seconds is added to; the monotonic one stays.
 MOVED_CLOCK = """
 import runpy, sys, time
-real, path = time.time, sys.argv[1]
-time.time = lambda: real() + float(open(path).read())
+real, path, known = time.time, sys.argv[1], "0"
+def moved():
+    global known
+    known = open(path).read() or known  # empty: it is being written
+    return real() + float(known)
+time.time = moved
 sys.argv = ["proxysite.awslambda"]
 runpy.run_module("proxysite.awslambda", run_name="__main__")
 """
