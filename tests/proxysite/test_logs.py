@@ -169,12 +169,12 @@ def test_a_secret_that_comes_later_is_hidden_from_then_on(capfd: pytest.CaptureF
     log = structlog.get_logger("test")
     log.info("said", what="held since 299, held since 300")
     held[0] = (*held[0], b"held since 300")
-    log.info("said", what="held since 299, held since 300")
+    log.info("said", what="held since 300")
     held[0] = ()
     log.info("said", what="held since 299, held since 300")
     assert [line["what"] for line in lines(capfd)] == [
         "***, held since 300",
-        "***, ***",
+        "***",
         "held since 299, held since 300",
     ]
 
